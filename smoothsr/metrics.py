@@ -10,6 +10,9 @@ from torch import Tensor
 __all__ = ["luma", "mse", "psnr"]
 
 
+LUMA = (65.481, 128.553, 24.966)  # of R, G, B in [0, 1]; 16 is added
+
+
 def luma(image: Tensor) -> Tensor:
     """Compute BT.601 luma.
 
@@ -23,7 +26,7 @@ def luma(image: Tensor) -> Tensor:
         >>> (luma(torch.ones(1, 3, 1, 1)) * 255).item()
         235.0
     """
-    weights = image.new_tensor([65.481, 128.553, 24.966]).view(1, 3, 1, 1)
+    weights = image.new_tensor(LUMA).view(1, 3, 1, 1)
     return ((image * weights).sum(1, keepdim=True) + 16) / 255
 
 

@@ -1,0 +1,88 @@
+"""Any architecture that an installed BasicSR knows by name, extensions that the user imported before included."""
+
+import importlib.util
+import json
+import re
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from .files import CheckpointError, State
+from .fitting import Found, fill
+
+__all__ = ["build", "mend_torchvision"]
+
+
+def mend_torchvision() -> None:
+    """Put back the one torchvision module that BasicSR 1.4.2 imports and that torchvision dropped in 0.17."""
+    name = "torchvision.transforms.functional_tensor"
+    if name in sys.modules or importlib.util.find_spec(name):
+        return
+    from torchvision.transforms.functional import rgb_to_grayscale
+
+    module = ModuleType(name)
+    module.rgb_to_grayscale = rgb_to_grayscale  # type: ignore[attr-defined]
+    sys.modules[name] = module
+
+
+def build(spec: str, states: Sequence[State], scale: int | None) -> Found:
+    """Build the network that spec names, with the weights of a file.
+
+    Args:
+        spec: NAME, or NAME{...} with the options in JSON, as under network_g in BasicSR's YAML.
+        states: The file's state dict under several readings of its keys.
+        scale: Taken from a trial run where None.
+
+    Raises:
+        CheckpointError: If the weights are not that network's.
+        ValueError: If there is no such network, or the options are not JSON or not its options.
+        ImportError: If basicsr is not installed.
+    """
+    match = re.fullmatch(r"(\w+)\s*(\{.*\})?", spec.strip(), re.DOTALL)
+    if match is None:
+        raise ValueError(f'arch must be basicsr:NAME or basicsr:NAME{{"option": value}}, got basicsr:{spec}')
+    name = match[1]
+    try:
+        options: dict[str, Any] = json.loads(match[2] or "{}")
+    except json.JSONDecodeError as error:
+        raise ValueError(f"the options of basicsr:{name} must be JSON: {error}") from None
+    try:
+        network = _architecture(name)(**options)
+    except TypeError as error:
+        raise ValueError(f"basicsr:{name} can't be built with {options}: {error}") from error
+    fill(network, states, f"basicsr:{name}")
+    channels = next((options[key] for key in ("num_in_ch", "in_chans", "in_channels", "in_nc") if key in options), 3)
+    window = options.get("window_size", 1)
+    measured = _measure_scale(network.eval(), name, channels, 16 * window)
+    if scale not in (None, measured):
+        raise CheckpointError(f"basicsr:{name} with {options} enlarges x{measured}, not x{scale}")
+    return Found(network, f"BasicSR {name}", measured, channels, multiple_of=window, overwrites=True)
+
+
+def _architecture(name: str) -> type[nn.Module]:
+    try:
+        mend_torchvision()
+        import basicsr.archs  # noqa: F401  fills the registry
+        from basicsr.utils.registry import ARCH_REGISTRY
+    except ImportError as error:
+        raise ImportError(
+            f"basicsr:{name} needs the package basicsr ({error}): pip install cython setuptools wheel && "
+            "pip install --no-build-isolation --no-deps basicsr"
+        ) from error
+    for registered in (name, f"{name}_basicsr"):  # the second is how BasicSR renames those that other packages define too
+        if registered in ARCH_REGISTRY:
+            return ARCH_REGISTRY.get(registered)
+    raise ValueError(f"basicsr has no architecture {name}; it has {', '.join(sorted(dict(ARCH_REGISTRY)))}")
+
+
+def _measure_scale(network: nn.Module, name: str, channels: int, side: int) -> int:
+    try:
+        with torch.no_grad():
+            enlarged = network(torch.full((1, channels, side, side), 0.5)).shape[-1]
+    except Exception as error:  # a network for video, or one that wants other sides
+        raise CheckpointError(f"basicsr:{name} fails on a {side}x{side} image: {' '.join(str(error).split())[:160]}") from error
+    return enlarged // side

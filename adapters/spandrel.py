@@ -1,0 +1,97 @@
+"""The 42 architectures that the package spandrel knows by their keys: ESRGAN, SwinIR, HAT, DAT, SPAN, SAFMN and so on.
+
+spandrel's own descriptor runs without gradients and clamps its output, so only its detection and its networks are used here; what
+sides a network wants is kept by `Fitted`.
+"""
+
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .files import CheckpointError, State, describe
+from .fitting import Found
+
+__all__ = ["detect"]
+
+
+def detect(states: Sequence[State]) -> Found | None:
+    """Build the network that spandrel sees in the first of the state dicts in which it sees any; None if in none.
+
+    Raises:
+        CheckpointError: If spandrel can't build what it sees, or it is no image-to-image network.
+        ImportError: If spandrel is not installed.
+    """
+    try:
+        import spandrel
+    except ImportError as error:
+        raise ImportError(
+            f"the package itself knows no network with the keys {describe(states[-1])}; spandrel knows 42 more architectures: "
+            'pip install "smoothsr[load]"'
+        ) from error
+
+    for state in states:
+        for support in spandrel.MAIN_REGISTRY.architectures("detection"):
+            if support.detect(state):
+                return _build(support.architecture, state)
+    return None
+
+
+def _build(architecture: Any, state: State) -> Found:
+    from spandrel import ImageModelDescriptor
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the code of the architectures, which is nothing that a user could mend
+            descriptor = architecture.load(dict(state))
+    except Exception as error:  # whatever the reading of hyper-parameters off odd shapes raises
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"its keys are those of {architecture.name}, but it can't be built: {reason}") from error
+    if not isinstance(descriptor, ImageModelDescriptor):
+        raise CheckpointError(f"it is {architecture.name}, an inpainting network, which wants a mask beside the image")
+    if descriptor.input_channels != descriptor.output_channels:
+        channels = f"{descriptor.input_channels} channels to {descriptor.output_channels}"
+        raise CheckpointError(f"it is {architecture.name} from {channels}; only networks with as many out as in are supported")
+    tags = f" ({', '.join(descriptor.tags)})" if descriptor.tags else ""
+    size = descriptor.size_requirements
+    # The default way to call is a lambda in spandrel's descriptor module, which can't be pickled; it is network(x).
+    call = descriptor._call_fn
+    return Found(
+        _differentiable(descriptor.model),
+        f"{architecture.name}{tags}",
+        descriptor.scale,
+        descriptor.input_channels,
+        minimum_size=max(size.minimum, 1),
+        multiple_of=size.multiple_of,
+        square=size.square,
+        overwrites=True,  # its RCAN scales the image in place
+        call=None if call.__module__ == ImageModelDescriptor.__module__ else call,
+    )
+
+
+def _differentiable(network: nn.Module) -> nn.Module:
+    """Replace PLKSR's layers that write into their input in eval mode, which autograd refuses, by equal ones that don't."""
+    for parent in list(network.modules()):
+        child: Any
+        for name, child in parent.named_children():
+            if type(child).__name__ == "PLKConv2d":
+                setattr(parent, name, PartialConvolution(child.conv, child.idx, getattr(child, "with_idt", False)))
+    return network
+
+
+class PartialConvolution(nn.Module):
+    """Convolve the first channels, pass the others on."""
+
+    def __init__(self, conv: nn.Module, channels: int, residual: bool) -> None:
+        super().__init__()
+        self.conv = conv
+        self.channels = channels
+        self.residual = residual
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (B,F,h,w) to the same shape."""
+        first, rest = x[:, : self.channels], x[:, self.channels :]
+        convolved = self.conv(first)
+        return torch.cat([first + convolved if self.residual else convolved, rest], dim=1)

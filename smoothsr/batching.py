@@ -1,0 +1,108 @@
+"""How many draws a forward pass takes at once, and in which memory layout: found by timing the real ones.
+
+Larger batches are not always faster (caches), and channels_last makes most convolutional networks faster but not all. So the first
+draws of each patch shape try both layouts, then ever larger batches while that pays; nothing is computed only to be timed.
+"""
+
+import math
+import time
+import warnings
+from collections.abc import Callable, Hashable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+__all__ = ["Batching"]
+
+GAIN = 0.97  # a batch twice as large must take less than this share of the time per draw
+
+
+class Plan(NamedTuple):
+    """One way to run a batch."""
+
+    channels_last: bool
+    size: int
+
+
+class Batching:
+    """Remembers, for each kind of patch, the seconds per draw of every plan tried.
+
+    Args:
+        batch_size: Draws in one forward pass; None finds it out. Out of memory halves it, with a warning.
+        convolutional: Whether channels_last is worth trying.
+    """
+
+    def __init__(self, batch_size: int | None, convolutional: bool) -> None:
+        self.batch_size = batch_size
+        self.convolutional = convolutional
+        self._seconds: dict[Hashable, dict[Plan, list[float]]] = {}
+
+    def run(self, kind: Hashable, draws: range, make: Callable[[range], Tensor], f: Callable[[Tensor], Tensor]) -> Tensor:
+        """Run the first few of the draws still to do.
+
+        Args:
+            kind: What the speed depends on: the patch's shape, dtype and device.
+            draws: Indices of the draws still to do.
+            make: Makes the noisy patches (b,C,h,w) of a range of draws.
+            f: The base predictor.
+
+        Returns:
+            f's outputs (b,...), b at least 1 and at most len(draws).
+        """
+        tried = self._seconds.setdefault((kind, torch.is_grad_enabled()), {})
+        while True:
+            plan = self._plan(tried, len(draws))
+            batch = make(draws[: plan.size])
+            if plan.channels_last:
+                batch = batch.contiguous(memory_format=torch.channels_last)
+            start = _clock(batch.device)
+            try:
+                outputs = f(batch)
+            except (RuntimeError, MemoryError) as error:
+                self._rule_out(plan, tried, error)
+                continue
+            if len(batch) == plan.size:
+                tried.setdefault(plan, []).append((_clock(batch.device) - start) / plan.size)
+            return outputs
+
+    def _plan(self, tried: dict[Plan, list[float]], remaining: int) -> Plan:
+        for plan in self._candidates(tried):
+            # Twice, since the first time includes the kernels' preparation.
+            if plan.size <= remaining and len(tried.get(plan, ())) < 2:
+                return plan
+        known = {plan: min(seconds) for plan, seconds in tried.items() if min(seconds) < math.inf}
+        return min(known, key=known.__getitem__) if known else Plan(False, self.batch_size or 1)
+
+    def _candidates(self, tried: dict[Plan, list[float]]) -> list[Plan]:
+        """Plans worth trying, given what is known: both layouts, then doubled sizes in the better one while they pay."""
+        size = self.batch_size or 1
+        layouts = [Plan(False, size), Plan(True, size)] if self.convolutional else [Plan(False, size)]
+        if self.batch_size or any(len(tried.get(plan, ())) < 2 for plan in layouts):
+            return layouts
+        plans = [min(layouts, key=lambda plan: min(tried[plan]))]
+        while len(tried.get(plans[-1], ())) >= 2:
+            if len(plans) > 1 and min(tried[plans[-1]]) > GAIN * min(tried[plans[-2]]):
+                break
+            plans.append(plans[-1]._replace(size=2 * plans[-1].size))
+        return plans
+
+    def _rule_out(self, plan: Plan, tried: dict[Plan, list[float]], error: Exception) -> None:
+        """Remember a plan that memory or its layout forbids; any other error goes up."""
+        text = str(error)
+        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in text or "can't allocate memory" in text:
+            if plan.size == 1:
+                raise error
+            half = plan.size // 2
+            warnings.warn(f"out of memory with {plan.size} draws at once: going on with {half}", RuntimeWarning, stacklevel=2)
+            if self.batch_size:
+                self.batch_size = half
+        elif not (plan.channels_last and "view size is not compatible" in text):  # such a network reshapes with view()
+            raise error
+        tried[plan] = [math.inf, math.inf]
+
+
+def _clock(device: torch.device) -> float:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()

@@ -1,0 +1,264 @@
+"""Random networks of many architectures, saved in every style, load to the same output."""
+
+import copy
+import itertools
+import warnings
+from importlib import import_module
+
+import pytest
+import torch
+
+from smoothsr import adapters
+from smoothsr.adapters import CheckpointError, load
+from smoothsr.adapters.edsr import EDSR, MSRResNet
+from smoothsr.adapters.files import PREFIXES, WRAPPERS
+
+STYLES = itertools.cycle(itertools.product([None, *WRAPPERS], ["", *PREFIXES]))
+
+
+@pytest.fixture
+def lr() -> torch.Tensor:
+    return torch.rand(2, 3, 21, 18, generator=torch.Generator().manual_seed(1))
+
+
+def build(module: str, name: str, **options) -> torch.nn.Module:
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return getattr(import_module(module), name)(**options).eval()
+
+
+def save(network, path, style=(None, "")):
+    wrapper, prefix = style
+    state = {prefix + key: value for key, value in network.state_dict().items()}
+    torch.save({wrapper: state} if wrapper else state, path)
+    return path
+
+
+def check(network, path, lr, expected, **options):
+    """Load the network's state dict in three styles, and compare; return the last one."""
+    for style in itertools.islice(STYLES, 3):
+        sr = load(save(network, path, style), value_range=1, **options)
+        torch.testing.assert_close(sr.model(lr), expected, msg=lambda text, style=style: f"{style}: {text}")
+    before = lr.clone()
+    leaf = lr.clone().requires_grad_()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sr.model(leaf).square().sum().backward()
+    assert leaf.grad.abs().sum() > 0
+    assert torch.equal(leaf.detach(), before)
+    assert not sr.model.training
+    assert sr.scale == expected.shape[-1] // lr.shape[-1]
+    assert len(sr.model.state_dict()) == len(network.state_dict())
+    other = copy.deepcopy(sr.model)
+    other.load_state_dict(sr.model.state_dict())
+    return sr
+
+
+# Small cousins of the architectures in common use.
+SWIN = {"img_size": 16, "embed_dim": 12, "depths": [1], "num_heads": [2], "window_size": 8, "mlp_ratio": 2, "upsampler": "pixelshuffledirect"}
+SPANDREL = {
+    "ESRGAN": {"num_filters": 4, "num_blocks": 2, "scale": 4},
+    "SwinIR": {**SWIN, "upscale": 2},
+    "Swin2SR": {**SWIN, "upscale": 2},
+    "HAT": {**SWIN, "upsampler": "pixelshuffle", "overlap_ratio": 0.5, "compress_ratio": 3, "squeeze_factor": 3, "upscale": 2},
+    "SPAN": {"num_in_ch": 3, "num_out_ch": 3, "feature_channels": 8, "upscale": 2},
+    "SAFMN": {"dim": 8, "n_blocks": 2, "ffn_scale": 2.0, "upscaling_factor": 2},
+    "DITN": {"dim": 8, "ITL_blocks": 1, "SAL_blocks": 1, "UFONE_blocks": 1, "patch_size": 8, "upscale": 2},
+    "OmniSR": {"num_feat": 8, "res_num": 1, "block_num": 1, "up_scale": 2, "window_size": 8},
+    "PLKSR": {"dim": 8, "n_blocks": 2, "upscaling_factor": 2, "kernel_size": 9},
+    "MoSR": {"n_block": 2, "dim": 16, "upscale": 2},
+    "CRAFT": {"embed_dim": 12, "depths": [1], "num_heads": [2], "split_size_0": 4, "split_size_1": 8, "upscale": 2},
+    "SeemoRe": {"scale": 2, "in_chans": 3, "num_experts": 3, "num_layers": 2, "embedding_dim": 12, "recursive": 1},
+    "SwiftSRGAN": {"num_channels": 8, "num_blocks": 2, "upscale_factor": 2},
+    "NAFNet": {"img_channel": 3, "width": 8, "middle_blk_num": 1, "enc_blk_nums": [1, 1], "dec_blk_nums": [1, 1]},
+    "FDAT": {"embed_dim": 16, "num_groups": 1, "depth_per_group": 2, "num_heads": 2, "scale": 2, "mid_dim": 16},
+}
+
+
+@pytest.mark.parametrize("name", SPANDREL)
+def test_spandrel(name, tmp_path, lr):
+    spandrel = pytest.importorskip("spandrel")
+    network = build(f"spandrel.architectures.{name}", name, **SPANDREL[name])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        descriptor = spandrel.ModelLoader().load_from_state_dict(copy.deepcopy(network.state_dict())).eval()
+        # Its own way to run a network: one image, padded, clamped, without gradients.
+        expected = torch.cat([descriptor(image.clone()) for image in lr.split(1)]).clone()
+        model = load(save(network, tmp_path / "net.pth"), value_range=1).model
+        torch.testing.assert_close(model(lr).clamp(0, 1), expected)
+        check(network, tmp_path / "net.pth", lr, model(lr))
+
+
+def test_spandrel_real_plksr_is_differentiable(tmp_path, lr):
+    pytest.importorskip("spandrel")
+    network = build("spandrel.architectures.PLKSR", "RealPLKSR", dim=8, n_blocks=1, upscaling_factor=2, kernel_size=9)
+    with torch.no_grad():
+        expected = network(lr.clone())
+    assert list(check(network, tmp_path / "net.pth", lr, expected).model.state_dict()) == list(network.state_dict())
+
+
+def test_networks_that_are_no_image_to_image_networks_say_so(tmp_path):
+    pytest.importorskip("spandrel")
+    network = build("spandrel.architectures.ESRGAN", "ESRGAN", in_nc=4, out_nc=3, num_filters=4, num_blocks=1)
+    with pytest.raises(CheckpointError, match="ESRGAN from 4 channels to 3"):
+        load(save(network, tmp_path / "net.pth"))
+
+
+def test_odd_shapes_under_spandrels_keys(tmp_path):
+    pytest.importorskip("spandrel")
+    network = build("spandrel.architectures.SPAN", "SPAN", **SPANDREL["SPAN"])
+    state = {**network.state_dict(), "conv_cat.weight": torch.zeros(3, 3)}
+    torch.save(state, tmp_path / "net.pth")
+    with pytest.raises(CheckpointError, match=r"its keys are those of SPAN, but it can't be built: .*conv_cat.weight"):
+        load(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4])
+@pytest.mark.parametrize("kind", [EDSR, MSRResNet])
+def test_own_networks(kind, scale, tmp_path, lr):
+    torch.manual_seed(0)
+    network = kind(features=8, blocks=3, scale=scale)
+    sr = check(network, tmp_path / "net.pth", lr, network(lr))
+    assert type(sr.model) is kind
+    assert sr.name == f"{kind.__name__} (8 features, 3 blocks)"
+    with pytest.raises(CheckpointError, match=f"blocks\\) x{scale}, not x8"):
+        load(tmp_path / "net.pth", scale=8)
+
+
+def test_the_large_edsr_scales_its_residuals(tmp_path):
+    torch.manual_seed(0)
+    save(EDSR(256, 1, 2), tmp_path / "net.pth")
+    assert load(tmp_path / "net.pth").model.body[0].weight == 0.1
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("EDSR", {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 2, "upscale": 4}),
+        ("MSRResNet", {"num_feat": 8, "num_block": 2, "upscale": 3}),
+        ("MSRResNet", {"num_feat": 8, "num_block": 2, "upscale": 4}),
+        ("SRVGGNetCompact", {"num_feat": 8, "num_conv": 2, "upscale": 3}),
+        ("SRVGGNetCompact", {"num_feat": 8, "num_conv": 2, "upscale": 2, "act_type": "leakyrelu"}),
+        ("RCAN", {"num_in_ch": 3, "num_out_ch": 3, "num_feat": 16, "num_group": 1, "num_block": 1, "upscale": 2}),
+        ("SwinIR", {"img_size": 16, "embed_dim": 12, "depths": [1], "num_heads": [2], "window_size": 4, "upscale": 2}),
+    ],
+)
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of BasicSR's imports
+def test_basicsr(name, options, tmp_path, lr):
+    import json
+
+    adapters.from_basicsr.mend_torchvision()
+    registry = pytest.importorskip("basicsr.archs") and import_module("basicsr.utils.registry").ARCH_REGISTRY
+    torch.manual_seed(0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        network = registry.get(f"{name}_basicsr" if name == "SRVGGNetCompact" else name)(**options).eval()
+    size = (..., slice(0, 16), slice(0, 16))  # no padding, so that the bare network can be compared
+    expected = network(lr[size])
+    arch = f"basicsr:{name}{json.dumps(options)}"
+    sr = check(network, tmp_path / "net.pth", lr[size], expected, arch=arch)
+    assert sr.model(lr).shape[-1] == 18 * sr.scale
+    if name in ("EDSR", "MSRResNet") or options.get("act_type") is options.get("num_conv", options.get("act_type")):
+        own = load(tmp_path / "net.pth", value_range=1)
+        torch.testing.assert_close(own.model(lr[size]), expected)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_basicsr_errors(tmp_path):
+    path = save(EDSR(8, 1, 2), tmp_path / "net.pth")
+    with pytest.raises(ValueError, match="must be JSON"):
+        load(path, arch="basicsr:EDSR{upscale: 2}")
+    pytest.importorskip("basicsr.archs")
+    with pytest.raises(ValueError, match="no architecture Nothing; it has .*EDSR"):
+        load(path, arch="basicsr:Nothing")
+    with pytest.raises(ValueError, match="can't be built with"):
+        load(path, arch='basicsr:EDSR{"upscael": 2}')
+    with pytest.raises(CheckpointError, match="it is no basicsr:MSRResNet: .* missing"):
+        load(path, arch="basicsr:MSRResNet")
+    with pytest.raises(CheckpointError, match="enlarges x2, not x4"):
+        load(path, scale=4, arch='basicsr:EDSR{"num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 1, "upscale": 2}')
+
+
+TORCHSR = [
+    ("edsr", "EDSR", {"n_resblocks": 2, "n_feats": 8, "scale": 3, "res_scale": 1.0}),
+    ("ninasr", "NinaSR", {"n_resblocks": 2, "n_feats": 8, "scale": 2, "expansion": 1.5}),
+    ("rcan", "RCAN", {"n_resgroups": 2, "n_resblocks": 2, "n_feats": 8, "reduction": 4, "scale": 4}),
+    ("rdn", "RDN", {"scale": 2, "G0": 8, "D": 2, "C": 3, "G": 4}),
+    ("rdn", "RDN", {"scale": 4, "G0": 8, "D": 2, "C": 3, "G": 4}),
+    ("vdsr", "VDSR", {"n_resblocks": 4, "n_feats": 8, "scale": 3, "pretrained": False}),
+    ("carn", "CARN", {"scale": 3}),
+    ("carn", "CARNM", {"scale": 4}),
+]
+
+
+@pytest.mark.parametrize(("module", "kind", "options"), TORCHSR)
+def test_torchsr(module, kind, options, tmp_path, lr):
+    pytest.importorskip("torchsr")
+    network = build(f"torchsr.models.{module}", kind, **options)
+    scale = {"scale": options["scale"]} if kind in ("CARN", "CARNM", "VDSR") else {}
+    check(network, tmp_path / "net.pth", lr, network(lr), **scale)
+    if scale:
+        with pytest.raises(CheckpointError, match="pass scale=2, 3 or 4"):
+            load(tmp_path / "net.pth")
+
+
+def test_torchsr_edsr_needs_no_package_and_range_and_mean_come_from_the_file(tmp_path, lr, monkeypatch):
+    pytest.importorskip("torchsr")
+    network = build("torchsr.models.edsr", "EDSR", n_resblocks=2, n_feats=8, scale=2, res_scale=1.0)
+    path = save(network, tmp_path / "net.pth")
+    monkeypatch.setitem(__import__("sys").modules, "torchsr", None)
+    torch.testing.assert_close(load(path).model(lr), network(lr))
+    # The same weights trained on 0..1: the shift is the mean itself, and the network sees values 255 times smaller.
+    for shift in (network.sub_mean, network.add_mean):
+        shift.bias.data /= 255
+    torch.testing.assert_close(load(save(network, path), value_range=1).model(lr), network(lr / 255) * 255)
+
+
+def test_torchsr_vdsr_of_255(tmp_path, lr):
+    pytest.importorskip("torchsr")
+    network = build("torchsr.models.vdsr", "VDSR", n_resblocks=3, n_feats=8, scale=2, pretrained=False)
+    for shift in (network.sub_mean, network.add_mean):
+        shift.bias.data *= 255
+    sr = load(save(network, tmp_path / "net.pth"), scale=2)
+    assert sr.value_range == 255
+    torch.testing.assert_close(sr.model(lr), network(lr * 255) / 255)
+
+
+def test_torchsr_by_name(tmp_path, lr, monkeypatch):
+    models = pytest.importorskip("torchsr.models")
+    torch.manual_seed(0)
+    network = models.ninasr_b0(scale=2, pretrained=False).eval()
+    path = save(network, tmp_path / "net.pth", ("state_dict", "module."))
+    for arch in ("torchsr:ninasr_b0", "torchsr:ninasr_b0@x2"):
+        torch.testing.assert_close(load(path, arch=arch, value_range=1).model(lr), network(lr))
+    with pytest.raises(CheckpointError, match="it is no torchsr:ninasr_b0: "):
+        load(path, arch="torchsr:ninasr_b0@x4")
+    with pytest.raises(ValueError, match=r"torchsr:ninasr must be .* NAME of carn, "):
+        load(path, arch="torchsr:ninasr")
+    with pytest.raises(ValueError, match="contradicts scale=3"):
+        load(path, arch="torchsr:ninasr_b0@x2", scale=3)
+    with pytest.raises(ValueError, match="arch must be torchsr:NAME or basicsr:NAME"):
+        load(path, arch="ninasr_b0")
+
+    asked = []
+    monkeypatch.setattr("torchsr.models.ninasr.load_state_dict_from_url", lambda url, **_: asked.append(url) or network.state_dict(), False)
+    monkeypatch.setattr(import_module("torchsr.models.ninasr"), "load_state_dict_from_url", lambda url, **_: network.state_dict())
+    sr = load("torchsr:ninasr_b0@x2", value_range=1)
+    torch.testing.assert_close(sr.model(lr), network(lr))
+    assert (sr.sha256, sr.source, sr.name) == (None, "torchsr:ninasr_b0@x2", "torchSR ninasr_b0")
+
+
+def test_torchsr_weights_that_cannot_be_had(monkeypatch):
+    pytest.importorskip("torchsr")
+
+    def offline(*_, **__):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(import_module("torchsr.models.ninasr"), "load_state_dict_from_url", offline)
+    with pytest.raises(CheckpointError, match=r"weights for ninasr_b0 x2 can't be had \(no route to host\); pass a file"):
+        load("torchsr:ninasr_b0@x2")
+    with pytest.raises(CheckpointError, match=r"weights for vdsr x2 can't be had"):
+        load("torchsr:vdsr", scale=2)
+    with pytest.raises(CheckpointError, match="pass scale=2, 3 or 4"):
+        load("torchsr:ninasr_b0")
