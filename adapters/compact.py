@@ -59,4 +59,4 @@ def initialize_near_identity(model: Compact) -> None:
                 conv.weight.mul_(0.5)
                 for i in range(conv.out_channels):
                     conv.weight[i, i, 1, 1] += 1
-        model.body[-1].weight.mul_(0.1)
+        model.body[-1].get_parameter("weight").mul_(0.1)

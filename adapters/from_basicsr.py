@@ -50,17 +50,17 @@ def build(spec: str, states: Sequence[State], scale: int | None) -> Found:
         options: dict[str, Any] = json.loads(match[2] or "{}")
     except json.JSONDecodeError as error:
         raise ValueError(f"the options of basicsr:{name} must be JSON: {error}") from None
+    architecture = _architecture(name)
     try:
-        network = _architecture(name)(**options)
+        network = architecture(**options)
     except TypeError as error:
         raise ValueError(f"basicsr:{name} can't be built with {options}: {error}") from error
     fill(network, states, f"basicsr:{name}")
     channels = next((options[key] for key in ("num_in_ch", "in_chans", "in_channels", "in_nc") if key in options), 3)
-    window = options.get("window_size", 1)
-    measured = _measure_scale(network.eval(), name, channels, 16 * window)
+    measured, multiple = _try_sides(network.eval(), name, channels, options.get("window_size", 1))
     if scale not in (None, measured):
         raise CheckpointError(f"basicsr:{name} with {options} enlarges x{measured}, not x{scale}")
-    return Found(network, f"BasicSR {name}", measured, channels, multiple_of=window, overwrites=True)
+    return Found(network, f"BasicSR {name}", measured, channels, multiple_of=multiple, overwrites=True)
 
 
 def _architecture(name: str) -> type[nn.Module]:
@@ -76,13 +76,20 @@ def _architecture(name: str) -> type[nn.Module]:
     for registered in (name, f"{name}_basicsr"):  # the second is how BasicSR renames those that other packages define too
         if registered in ARCH_REGISTRY:
             return ARCH_REGISTRY.get(registered)
-    raise ValueError(f"basicsr has no architecture {name}; it has {', '.join(sorted(dict(ARCH_REGISTRY)))}")
+    raise ValueError(f"basicsr has no architecture {name}; it has {', '.join(sorted(ARCH_REGISTRY.keys()))}")
 
 
-def _measure_scale(network: nn.Module, name: str, channels: int, side: int) -> int:
-    try:
-        with torch.no_grad():
+@torch.no_grad()
+def _try_sides(network: nn.Module, name: str, channels: int, window: int) -> tuple[int, int]:
+    """Find out the scale, and the least number whose multiples the network takes as sides."""
+    reason = ""
+    for multiple in sorted({1, 2, 4, 8, 16, 32, 64, window}):
+        side = multiple * (16 // multiple + 1)
+        try:
             enlarged = network(torch.full((1, channels, side, side), 0.5)).shape[-1]
-    except Exception as error:  # a network for video, or one that wants other sides
-        raise CheckpointError(f"basicsr:{name} fails on a {side}x{side} image: {' '.join(str(error).split())[:160]}") from error
-    return enlarged // side
+        except Exception as error:  # whatever a network raises that wants other sides, or is none for images
+            reason = f"{type(error).__name__} {' '.join(str(error).split())[:160]}"
+            continue
+        if enlarged % side == 0:
+            return enlarged // side, multiple
+    raise CheckpointError(f"basicsr:{name} maps no image of {channels} channels to an enlarged one ({reason})")

@@ -3,8 +3,8 @@
     python examples/train_builtin.py --sigma 0 0.1 --minutes 75 --out builtin.safetensors     # the built-in model
     python examples/train_builtin.py --sigma 0 0   --minutes 75 --out builtin-clean.safetensors
 
-A run may be cut off at any time: the same command goes on from `OUT.state`, written once a minute. The learning rate follows a cosine
-over the *minutes trained*, so the time that is given is the time it takes, on any machine; the last sixth runs in float32.
+A run may be cut off at any time: the same command goes on from `OUT.state`, written once a minute. The learning rate follows a
+cosine over the *minutes trained*, so the time that is given is the time it takes, on any machine; the last sixth runs in float32.
 """
 
 import argparse
@@ -168,7 +168,8 @@ def main() -> None:
     handle.remove()
     metadata = {
         "architecture": f"SRVGGNetCompact x{SCALE}, 32 features, 16 convolutions, PReLU",
-        "recipe": f"examples/train_builtin.py --sigma {args.sigma[0]:g} {args.sigma[1]:g} --minutes {args.minutes:g} ({step} steps)",
+        "recipe": f"examples/train_builtin.py --sigma {args.sigma[0]:g} {args.sigma[1]:g} --minutes {args.minutes:g}",
+        "steps": str(step),
         "data": "37 photographs of the Debian packages " + ", ".join(PACKAGES),
         "license": "Apache-2.0",
     }

@@ -1,9 +1,9 @@
 """Randomized smoothing with certificates for any super-resolution network in PyTorch.
 
-    from smoothsr import SmoothedSR
-    smoothed = SmoothedSR(network, sigma=0.03)
-    sr = smoothed(lr)                       # an output that small input changes do not break
-    certificate = smoothed.certify(lr)      # and how far that holds, provably
+from smoothsr import SmoothedSR
+smoothed = SmoothedSR(network, sigma=0.03)
+sr = smoothed(lr)                       # an output that small input changes do not break
+certificate = smoothed.certify(lr)      # and how far that holds, provably
 """
 
 from importlib import import_module

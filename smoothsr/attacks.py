@@ -248,10 +248,11 @@ def _random_changes(lr: Tensor, room: Tensor, norm: Norm, count: int, seed: int)
     if count < 1:
         raise ValueError(f"restarts must be at least 1, got {count}")
     generator = torch.Generator(lr.device).manual_seed(seed)
-    noises = torch.randn((count, 1, *lr.shape[1:]), generator=generator, dtype=lr.dtype, device=lr.device)
+    noises = [torch.randn(lr[:1].shape, generator=generator, dtype=lr.dtype, device=lr.device) for _ in range(count)]
     return [_project(_clip(lr, room * _normalise(noise, norm)), room, norm) for noise in noises]
 
 
 def _unless_flat(gain: Gain, noise: Tensor) -> Tensor:
-    """Return no change; or noise for images whose loss is 0 at no change, its least, where no direction leads up."""
-    return torch.where(_mean(gain, torch.zeros_like(noise), 1) == 0, noise, 0)
+    """Return no change; or noise for images whose loss has no slope there, as where output and reference are equal."""
+    _, slope = _slope(gain, torch.zeros_like(noise), 1)
+    return torch.where(_length(slope) == 0, noise, 0)

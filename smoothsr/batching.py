@@ -1,7 +1,8 @@
 """How many draws a forward pass takes at once, and in which memory layout: found by timing the real ones.
 
-Larger batches are not always faster (caches), and channels_last makes most convolutional networks faster but not all. So the first
-draws of each patch shape try both layouts, then ever larger batches while that pays; nothing is computed only to be timed.
+Larger batches are not always faster (caches), and channels_last makes most convolutional networks faster but not all. So the
+first draws of each patch shape try both layouts, then ever larger batches while that pays; nothing is computed only to
+be timed.
 """
 
 import math
@@ -90,7 +91,8 @@ class Batching:
     def _rule_out(self, plan: Plan, tried: dict[Plan, list[float]], error: Exception) -> None:
         """Remember a plan that memory or its layout forbids; any other error goes up."""
         text = str(error)
-        if isinstance(error, MemoryError | torch.OutOfMemoryError) or "not enough memory" in text or "can't allocate memory" in text:
+        starved = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if starved or "not enough memory" in text or "can't allocate memory" in text:  # the CPU raises plain RuntimeErrors
             if plan.size == 1:
                 raise error
             half = plan.size // 2

@@ -1,9 +1,9 @@
 """The mathematics of the certificate: pure functions on numbers and arrays.
 
 One inequality carries everything. If F(y) = P(f(x + G) <= y) with G ~ N(0, sigma^2 I), and F' is the same at x + delta with
-||delta||_2 <= t sigma, then Phi(Phi^-1(F) - t) <= F' <= Phi(Phi^-1(F) + t). The median under attack therefore lies between the Phi(-t)
-and the Phi(t) quantile without attack, and order statistics of draws bound those with known confidence. Ranks are 1-based; a
-quantile is the lower one, inf{y: F(y) >= p}.
+||delta||_2 <= t sigma, then Phi(Phi^-1(F) - t) <= F' <= Phi(Phi^-1(F) + t). The median under attack therefore lies between the
+Phi(-t) and the Phi(t) quantile without attack, and order statistics of draws bound those with known confidence. Ranks are
+1-based; a quantile is the lower one, inf{y: F(y) >= p}.
 
 References: J. Cohen et al., "Certified Adversarial Robustness via Randomized Smoothing", 2019; P. Chiang et al., "Detection as
 Regression: Certified Object Detection by Median Smoothing", 2020 (arXiv 2007.03730), Lemma 1. Proofs: docs/certificates.md.
@@ -106,7 +106,8 @@ def draws_needed(shift: float, alpha: float, count: int, values: int) -> int:
 def served_shift(n: int, beta: float, values: int = 1) -> float:
     """Compute how far, in units of z, the median of n fresh draws strays from the population's with probability beta.
 
-    The median of n draws is the V quantile for V ~ Beta(k, k), k = (n + 1) / 2; outside [1 - r, r] it falls with probability beta.
+    The median of n draws is the V quantile for V ~ Beta(k, k), k = (n + 1) / 2; outside [1 - r, r] it falls with probability
+    beta.
 
     Args:
         n: Draws of one inference, odd.
@@ -144,7 +145,8 @@ def served_bins(n: int, step: float) -> tuple[np.ndarray, np.ndarray, np.ndarray
 def collective_error(errors: np.ndarray, radii: np.ndarray, multiplicity: int) -> float:
     """Bound a sum of errors over tiles against one attacker whose budget all tiles share.
 
-    Tile j is hit by eps_j with sum_j eps_j^2 <= M eps^2. On the grid 0 = e_0 < ... < e_K = eps, weak duality gives for every lambda >= 0
+    Tile j is hit by eps_j with sum_j eps_j^2 <= M eps^2. On the grid 0 = e_0 < ... < e_K = eps, weak duality gives for every
+    lambda >= 0
 
         sum_j E_j(eps_j) <= lambda M eps^2 + sum_j max(E_j(0), max_k (E_j(e_k) - lambda e_{k-1}^2)),
 

@@ -1,16 +1,13 @@
 """Certificate: what certification draws have shown, kept as levels from which every answer follows.
 
-At each level z the certificate holds, for every output value, an upper bound of its Phi(z) quantile and a lower bound of its Phi(-z)
-quantile. With probability at least 1 - alpha over the draws all of them are right at once, and then so is everything derived here,
-whatever is asked and in whatever order. Reference and proofs: docs/certificates.md; the mathematics is in bounds.py.
+At each level z the certificate holds, for every output value, an upper bound of its Phi(z) quantile and a lower bound of its
+Phi(-z) quantile. With probability at least 1 - alpha over the draws all of them are right at once, and then so is everything
+derived here, whatever is asked and in whatever order. Reference and proofs: docs/certificates.md; the mathematics is in
+bounds.py.
 """
 
-import hashlib
-import json
 import os
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -18,10 +15,10 @@ import torch
 from scipy.special import ndtr
 from torch import Tensor
 
-from smoothsr import bounds, error_bounds
+from smoothsr import archive, bounds, error_bounds
 from smoothsr.tiles import Tile, grid, multiplicity
 
-__all__ = ["Certificate", "digest", "precision"]
+__all__ = ["Certificate"]
 
 FORMAT = 1
 ARRAYS = ("sr_bytes", "z", "upper", "lower")
@@ -30,48 +27,27 @@ ARRAYS = ("sr_bytes", "z", "upper", "lower")
 @dataclass(frozen=True, eq=False, repr=False)
 class Certificate:
     """The certified output of one image. Made by `SmoothedSR.certify`; radii are l2 norms on the LR image in [0, 1] units.
-
-    Attributes:
-        sr_bytes: uint8 (1,C,H,W), the served output rounded to 8 bits.
-        z: (G,) levels, from 0; empty where the draws supported none.
-        upper: uint8 (G,C,H,W), order statistics that bound the Phi(z) quantiles from above.
-        lower: uint8 (G,C,H,W), order statistics that bound the Phi(-z) quantiles from below.
-        lr_shape: (C,h,w) of the input.
-        sigma: Noise standard deviation.
-        agg: "median" or "mean".
-        n_serve: Draws of one served inference.
-        n_cert: Certification draws.
-        alpha: Failure probability of the certificate.
-        level_count: G as it was asked for.
-        scope: "image" or "pixel".
-        tile: Side of the output tiles in LR pixels, or None.
-        halo: LR pixels read beyond a tile.
-        seeded: Whether the smoother's serving noise is fixed by a seed, which leaves claims about the ideal predictor only.
-        void: Whether the certification draws came from a given seed, which voids every claim.
-        dtype: Precision that the predictor ran in.
-        input_digest: SHA-256 of the input.
-        weights_digest: SHA-256 of the network's weights.
     """
 
-    sr_bytes: np.ndarray
-    z: np.ndarray
-    upper: np.ndarray
-    lower: np.ndarray
-    lr_shape: tuple[int, int, int]
-    sigma: float
-    agg: str
-    n_serve: int
-    n_cert: int
-    alpha: float
-    level_count: int
-    scope: str
-    tile: int | None
-    halo: int
-    seeded: bool
-    void: bool
-    dtype: str
-    input_digest: str
-    weights_digest: str
+    sr_bytes: np.ndarray  # uint8 (1,C,H,W): the served output rounded to 8 bits
+    z: np.ndarray  # (G,): levels, from 0; empty where the draws supported none
+    upper: np.ndarray  # uint8 (G,C,H,W): order statistics that bound the Phi(z) quantiles from above
+    lower: np.ndarray  # uint8 (G,C,H,W): order statistics that bound the Phi(-z) quantiles from below
+    lr_shape: tuple[int, int, int]  # (C,h,w) of the input
+    sigma: float  # noise standard deviation
+    agg: str  # "median" or "mean"
+    n_serve: int  # draws of one served inference
+    n_cert: int  # certification draws
+    alpha: float  # failure probability of the certificate
+    level_count: int  # G as it was asked for
+    scope: str  # "image" or "pixel"
+    tile: int | None  # side of the output tiles in LR pixels
+    halo: int  # LR pixels read beyond a tile
+    seeded: bool  # whether the serving noise is fixed by a seed, which leaves claims about the ideal predictor only
+    void: bool  # whether the certification draws came from a given seed, which voids every claim
+    dtype: str  # precision that the predictor ran in
+    input_digest: str  # SHA-256 of the input
+    weights_digest: str  # SHA-256 of the network's weights
 
     @property
     def sr(self) -> Tensor:
@@ -108,9 +84,9 @@ class Certificate:
     ) -> tuple[Tensor, Tensor]:
         """Bound every output value against every attack within radius.
 
-        Given the certificate's event (probability at least 1 - alpha over its draws), for every attack within radius: the ideal output
-        lies inside; each value of each served inference does with probability at least 1 - beta; with per="image" the whole output of
-        each inference does so.
+        Given the certificate's event (probability at least 1 - alpha over its draws), for every attack within radius: the ideal
+        output lies inside; each value of each served inference does with probability at least 1 - beta; with per="image" the
+        whole output of each inference does so.
 
         Args:
             radius: l2 norm of the attack.
@@ -125,19 +101,14 @@ class Certificate:
         Raises:
             ValueError: If an argument is out of range, or this certificate can't speak of what is asked.
         """
-        shift = self._shift(radius, predictor, beta, per)
-        lower, upper = (array.astype(np.float32) for array in self._interval(shift))
-        if self.agg == "mean":  # the draws were rounded, their mean was not: half a step each way, and another if it will be
-            margin = 1.0 if rounded else 0.5
-            lower, upper = lower - margin, upper + margin
-            if rounded:
-                lower, upper = np.ceil(lower - 1e-3), np.floor(upper + 1e-3)
-        elif not rounded:
-            lower, upper = lower - 0.5, upper + 0.5
-        pair = (torch.from_numpy(array.clip(0, 255))[None] / 255 for array in (lower, upper))
-        return next(pair), next(pair)
+        lower, upper = self.interval(self._shift(radius, predictor, beta, per))
+        margin = 0.0 if rounded else 0.5
+        lower, upper = lower - np.float32(margin), upper + np.float32(margin)
+        return _image(lower), _image(upper)
 
-    def contains(self, output: Tensor, radius: float, predictor: str = "served", beta: float = 1e-3, per: str = "image") -> bool:
+    def contains(
+        self, output: Tensor, radius: float, predictor: str = "served", beta: float = 1e-3, per: str = "image"
+    ) -> bool:
         """Tell whether an output (1,C,H,W) in [0, 1], rounded to 8 bits, lies inside the bounds everywhere."""
         self._require_image("contains")
         if output.shape != self.sr_bytes.shape:
@@ -164,8 +135,8 @@ class Certificate:
     ) -> float:
         """Bound the PSNR of the 8-bit output from below, against every attack within radius.
 
-        For the ideal predictor the bound is on the worst case; for the served one on the PSNR of the *expected* squared error over the
-        serving noise, with no beta.
+        For the ideal predictor the bound is on the worst case; for the served one on the PSNR of the *expected* squared error
+        over the serving noise, with no beta.
 
         Args:
             radius: Norm of the attack.
@@ -200,7 +171,8 @@ class Certificate:
     ) -> Tensor:
         """Compute for each pixel the radius within which all its channels stay within tolerance of center.
 
-        With tiles, the radius bounds the part of an attack that falls on the pixel's own patch: attacks elsewhere may be of any size.
+        With tiles, the radius bounds the part of an attack that falls on the pixel's own patch: attacks elsewhere may be of any
+        size.
 
         Args:
             tolerance: In [0, 1] units, such as 8/255.
@@ -219,13 +191,10 @@ class Certificate:
         middle = (self.sr if center is None else center.detach().cpu().float())[0].numpy().astype(float) * 255
         reach = tolerance * 255 + 1e-4  # forgives the rounding error of k/255, far below the step of a byte
         level = np.full(middle.shape, np.nan)
-        for index, z in enumerate(self.z):
-            lower, upper = self._interval(float(z)) if self.agg == "mean" else (self.lower[index], self.upper[index])
-            margin = 1.0 if self.agg == "mean" else 0.0
-            level[(upper + margin <= middle + reach) & (lower - margin >= middle - reach)] = z
+        for z in self.z:
+            lower, upper = self.interval(float(z))
+            level[(upper <= middle + reach) & (lower >= middle - reach)] = z
         radius = self.sigma * (level - used)
-        # The level itself is claimed a little higher than stored, so a difference of rounding size is 0.
-        radius[(radius < 0) & (radius > -self.sigma * bounds.SLACK / 2)] = 0
         radius[radius < 0] = np.nan
         return torch.from_numpy(radius.min(axis=0).astype(np.float32))
 
@@ -239,9 +208,8 @@ class Certificate:
 
     def summary(self) -> dict[str, Any]:
         """Describe in JSON's types what is certified and under which conditions."""
-        options = {key: value for key, value in asdict_scalars(self).items() if key not in ("seeded", "void")}
         return {
-            **options,
+            **self._options(),
             "output_shape": [*self.sr_bytes.shape[1:]],
             "output_values": self.sr_bytes.size,
             "values_at_once": self.values,
@@ -259,45 +227,30 @@ class Certificate:
         """Show what the certificate is about."""
         height, width = self.sr_bytes.shape[2:]
         radius = f"max_radius={self.max_radius:.4g}" if self.z.size else "trivial"
+        radius += ", VOID" if self.void else ""
         return (
             f"Certificate({width}x{height}, sigma={self.sigma:g}, {self.agg} of n_serve={self.n_serve}, n_cert={self.n_cert}, "
-            f"alpha={self.alpha:g}, scope={self.scope!r}, tile={self.tile}, halo={self.halo}, {radius}{', VOID' if self.void else ''})"
+            f"alpha={self.alpha:g}, scope={self.scope!r}, tile={self.tile}, halo={self.halo}, {radius})"
         )
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write one .npz, without pickle; a file that is there is replaced only when the new one is complete."""
-        target = Path(path)
-        part = target.with_name(target.name + ".part")
-        arrays = {name: getattr(self, name) for name in ARRAYS}
-        options = json.dumps({"format": FORMAT, **asdict_scalars(self)}, sort_keys=True)
-        try:
-            with part.open("wb") as file:
-                np.savez_compressed(file, options=np.array(options), digest=np.array(_content_digest(options, arrays)), **arrays)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
+        archive.write(path, FORMAT, self._options(), {name: getattr(self, name) for name in ARRAYS})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Certificate":
         """Read what `save` wrote.
 
         Raises:
-            ValueError: If the file is no certificate, of another format version, or was changed.
+            OSError: If the file can't be read.
+            ValueError: If it is no certificate, of another format version, or was changed.
         """
-        try:
-            with np.load(path, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in ARRAYS}
-                text, written = str(file["options"]), str(file["digest"])
-            options = json.loads(text)
-        except FileNotFoundError:
-            raise
-        except Exception as error:  # numpy and zipfile raise many kinds for a file that is something else
-            raise ValueError(f"{path} is no certificate: {error}") from error
-        if options.pop("format") != FORMAT:
-            raise ValueError(f"{path} is a certificate of another format version than {FORMAT}: make it anew")
-        if written != _content_digest(text, arrays):
-            raise ValueError(f"{path} was changed after it was written: its digest does not fit")
-        return cls(**arrays, **{**options, "lr_shape": tuple(options["lr_shape"])})
+        options, arrays = archive.read(path, FORMAT, ARRAYS)
+        found: dict[str, Any] = {**arrays, **options, "lr_shape": tuple(options["lr_shape"])}
+        return cls(**found)
+
+    def _options(self) -> dict[str, Any]:
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name not in ARRAYS}
 
     def _require(self, radius: float, predictor: str) -> None:
         if not 0 <= radius < np.inf:
@@ -310,7 +263,7 @@ class Certificate:
 
     def _require_image(self, what: str) -> None:
         if self.scope != "image":
-            raise ValueError(f'{what} speaks of the whole image, scope="pixel" of one pixel chosen before: certify with scope="image"')
+            raise ValueError(f'{what} speaks of the whole image, but scope="pixel" of one pixel: certify with scope="image"')
 
     def _shift(self, radius: float, predictor: str, beta: float, per: str) -> float:
         """The level, in units of z, at which bounds are to be looked up."""
@@ -324,49 +277,28 @@ class Certificate:
             self._require_image('per="image"')
         return radius / self.sigma + bounds.served_shift(self.n_serve, beta, self.sr_bytes.size if per == "image" else 1)
 
-    def _interval(self, shift: float) -> tuple[np.ndarray, np.ndarray]:
-        """(lower, upper), each (C,H,W) in 8-bit units, of the ideal statistic at a shift >= 0."""
+    def interval(self, shift: float) -> tuple[np.ndarray, np.ndarray]:
+        """Look up (lower, upper), each (C,H,W) in 8-bit steps, of the 8-bit ideal output under an attack of norm shift * sigma."""
         if self.agg == "median":
             index = int(bounds.level_index(self.z, shift))
             return self._at(self.lower, index, 0), self._at(self.upper, index, 255)
         # The mean is the integral of the quantiles; each slice of it is bounded by its highest level, the rest by the range.
         weights = np.diff(ndtr(self.z), prepend=0.0)
-        rest = 1 - weights.sum()
-        index = bounds.level_index(self.z, self.z + shift)
-        pairs = [*zip(weights, index, strict=True)]
-        upper = sum((w * self._at(self.upper, int(i), 255).astype(float) for w, i in pairs), np.full((1, 1, 1), 255 * rest))
-        lower = sum((w * self._at(self.lower, int(i), 0).astype(float) for w, i in pairs), np.zeros((1, 1, 1)))
-        shape = self.sr_bytes.shape[1:]
-        return np.broadcast_to(lower, shape), np.broadcast_to(upper, shape)
+        lower = np.zeros(self.sr_bytes.shape[1:])
+        upper = np.full(lower.shape, 255 * (1 - weights.sum()))
+        for weight, level in zip(weights, bounds.level_index(self.z, self.z + shift), strict=True):
+            lower += weight * self._at(self.lower, level, 0)
+            upper += weight * self._at(self.upper, level, 255)
+        # The stored draws were rounded, the mean's are not, and the output is: half a step twice.
+        return (lower - 1).clip(0), (upper + 1).clip(None, 255)
 
     def _at(self, stack: np.ndarray, index: int, trivial: int) -> np.ndarray:
         return stack[index] if index < len(self.z) else np.full(self.sr_bytes.shape[1:], trivial, np.uint8)
 
 
-def digest(tensors: Iterable[Tensor]) -> str:
-    """Hash dtypes, shapes and values."""
-    sha = hashlib.sha256()
-    for tensor in tensors:
-        if isinstance(tensor, Tensor):
-            sha.update(f"{tensor.dtype} {(*tensor.shape,)}".encode())
-            sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
-    return sha.hexdigest()
-
-
-def precision(lr: Tensor) -> str:
-    """Name the precision that a predictor runs in: the input's, or autocast's."""
-    kind = lr.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else lr.dtype
-    return str(dtype).removeprefix("torch.") + (" (autocast)" if torch.is_autocast_enabled(kind) else "")
-
-
-def asdict_scalars(certificate: Certificate) -> dict[str, Any]:
-    """All fields but the arrays."""
-    return {field.name: getattr(certificate, field.name) for field in fields(certificate) if field.name not in ARRAYS}
-
-
-def _content_digest(options: str, arrays: dict[str, np.ndarray]) -> str:
-    return digest([torch.from_numpy(np.frombuffer(options.encode(), np.uint8).copy()), *(torch.from_numpy(a) for a in arrays.values())])
+def _image(array: np.ndarray) -> Tensor:
+    """(C,H,W) in 8-bit steps as float32 (1,C,H,W) in [0, 1]."""
+    return torch.from_numpy(array.astype(np.float32).clip(0, 255))[None] / 255
 
 
 def _choose(name: str, value: str, *allowed: str) -> None:

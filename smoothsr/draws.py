@@ -1,8 +1,8 @@
 """The engine: draws of a base predictor under Gaussian noise, tile by tile, and their order statistics.
 
-For each tile, noise goes on the patch's real pixels, the noisy patch is completed by reflection, the predictor runs on batches of such
-patches, and the outputs are cropped to the tile. What happens to a tile's draws is up to the two consumers here: `smooth` keeps one
-statistic of few draws, `quantiles` some ranks of many draws in 8 bits.
+For each tile, noise goes on the patch's real pixels, the noisy patch is completed by reflection, the predictor runs on batches
+of such patches, and the outputs are cropped to the tile. What happens to a tile's draws is up to the two consumers here:
+`smooth` keeps one statistic of few draws, `quantiles` some ranks of many draws in 8 bits.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -169,7 +169,7 @@ class _Draws:
     def __init__(self, n: int, like: Tensor) -> None:
         self.n, self.shape, self.count, self.held = n, (*like.shape,), 0, 0
         self.block = torch.empty((min(n, DIRECT), like.numel()), dtype=torch.uint8, device=like.device)
-        self.histogram = np.zeros((like.numel(), 256), np.uint32) if n > DIRECT else None
+        self.histogram = np.zeros((like.numel() if n > DIRECT else 0, 256), np.uint32)
 
     def add(self, outputs: Tensor) -> None:
         for part in outputs.flatten(1).split(len(self.block)):
@@ -180,7 +180,7 @@ class _Draws:
         self.count += len(outputs)
 
     def ranks(self, ranks: Sequence[int]) -> np.ndarray:
-        if self.histogram is None:
+        if self.n <= DIRECT:
             return order_statistics(self.block, ranks).cpu().numpy().reshape(len(ranks), *self.shape)
         self._flush()
         result = np.empty((len(ranks), self.block.shape[1]), np.uint8)
@@ -200,7 +200,8 @@ class _Draws:
         def count(part: slice) -> None:
             columns = block[:, part].astype(np.int64)
             columns += 256 * np.arange(columns.shape[1])
-            self.histogram[part] += np.bincount(columns.ravel(), minlength=256 * columns.shape[1]).reshape(-1, 256).astype(np.uint32)
+            counts = np.bincount(columns.ravel(), minlength=256 * columns.shape[1])
+            self.histogram[part] += counts.reshape(-1, 256).astype(np.uint32)
 
         _in_chunks(count, block.shape[1], 8 * max(1, self.held))
         self.held = 0

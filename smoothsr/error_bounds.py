@@ -60,10 +60,7 @@ def _tile_errors(
     inside = np.zeros((height, width))
     inside[border : height - border, border : width - border] = 1
     if certificate.agg == "mean":
-        pairs = [certificate._interval(shift) for shift in shifts]
-        # The draws were rounded, their mean was not and the output is: half a step twice.
-        lower, upper = (np.stack([pair[side] for pair in pairs]) for side in (0, 1))
-        lower, upper = (lower - 1).clip(0, 255), (upper + 1).clip(0, 255)
+        lower, upper = (np.stack(side) for side in zip(*map(certificate.interval, shifts), strict=True))
         up = down = np.arange(len(shifts))[:, None]
         weights = np.ones(1)
     else:

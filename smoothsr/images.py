@@ -43,7 +43,7 @@ class Picture:
     Attributes:
         pixels: (1,C,h,w) float32 in [0, 1], upright; C is 1 for gray files and 3 for colour.
         alpha: Opacity (1,1,h,w) float32 in [0, 1]; None if the file has none.
-        bits: Bits a sample, 8 or 16, by the file's header.
+        bits: 16, or 8 for 8 and fewer bits a sample, by the file's header.
         icc: The embedded colour profile, unchanged.
     """
 

@@ -34,7 +34,7 @@ def source(seed: int | None, device: torch.device, dtype: torch.dtype) -> Source
 def _fresh(device: torch.device, dtype: torch.dtype) -> Source:
     generator = np.random.default_rng() if device.type == "cpu" else torch.Generator(device).manual_seed(secrets.randbits(63))
 
-    def draw(tile: int, draws: range, shape: tuple[int, ...]) -> Tensor:
+    def draw(_tile: int, draws: range, shape: tuple[int, ...]) -> Tensor:
         return _normal(generator, (len(draws), *shape), device, dtype)
 
     return draw

@@ -1,7 +1,7 @@
 """SmoothedSR: any super-resolution network, made robust by randomized smoothing.
 
-Reference: the CertSR method: pixelwise median randomized smoothing (P. Chiang et al., 2020, arXiv 2007.03730) of a network that maps
-images to images.
+Reference: the CertSR method: pixelwise median randomized smoothing (P. Chiang et al., 2020, arXiv 2007.03730) of a network that
+maps images to images.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from smoothsr import bounds, certificate, draws
+from smoothsr import archive, bounds, draws
 from smoothsr.batching import Batching
 from smoothsr.certificate import Certificate
 from smoothsr.tiles import grid
@@ -34,8 +34,8 @@ class SmoothedSR(nn.Module):
         halo: LR pixels that a patch reads beyond its tile on every side; ignored where tile is None.
         batch_size: Draws in one forward pass; None finds the fastest, and halves it when memory runs out.
         denoiser: A network (B,C,h,w) -> (B,C,h,w) that each noisy patch passes first. Not part of the state_dict.
-        seed: Makes the noise of forward the same at every call, for reproducible serving; certificates of such a smoother speak of the
-            ideal median only, since an attacker may know the noise.
+        seed: Makes the noise of forward the same at every call, for reproducible serving; certificates of such a smoother speak
+            of the ideal median only, since an attacker may know the noise.
 
     Raises:
         TypeError: If model is not an nn.Module.
@@ -130,8 +130,8 @@ class SmoothedSR(nn.Module):
     ) -> Certificate:
         """Bound what every attack up to a radius can do to the output.
 
-        With probability at least 1 - alpha over the n draws, all bounds of the certificate hold at once, for every radius, reference,
-        tolerance and predictor asked of it later. See docs/certificates.md.
+        With probability at least 1 - alpha over the n draws, all bounds of the certificate hold at once, for every radius,
+        reference, tolerance and predictor asked of it later. See docs/certificates.md.
 
         Args:
             lr: One image (1,C,h,w) in [0, 1].
@@ -196,9 +196,9 @@ class SmoothedSR(nn.Module):
             halo=self.halo if self.tile is not None else 0,
             seeded=self.seed is not None,
             void=void_guarantee_seed is not None,
-            dtype=certificate.precision(lr),
-            input_digest=certificate.digest([lr]),
-            weights_digest=certificate.digest([*self.state_dict().values()]),
+            dtype=_precision(lr),
+            input_digest=archive.digest([lr]),
+            weights_digest=archive.digest(v for v in self.state_dict().values() if isinstance(v, Tensor)),
         )
 
 
@@ -232,14 +232,22 @@ def _check(lr: Tensor) -> None:
         raise ValueError(f"lr must have values in [0, 1], got up to {lr.detach().abs().max():g}: divide 8-bit values by 255")
 
 
-def _strip_prefix(module: nn.Module, state_dict: dict[str, Any], prefix: str, local_metadata: dict[str, Any]) -> None:
+def _precision(lr: Tensor) -> str:
+    """Name the precision that a predictor runs in: the input's, or autocast's."""
+    device = lr.device.type
+    if torch.is_autocast_enabled(device):
+        return f"{torch.get_autocast_dtype(device)} (autocast)".removeprefix("torch.")
+    return str(lr.dtype).removeprefix("torch.")
+
+
+def _strip_prefix(_module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Save the bare network's keys: each loses one "model.", and no more, since a network's own may begin so too."""
     own = {key: state_dict.pop(key) for key in [*state_dict] if key.startswith(prefix)}
     inner = f"{prefix}model."
     state_dict.update({prefix + key.removeprefix(inner): value for key, value in own.items() if key.startswith(inner)})
 
 
-def _add_prefix(module: "SmoothedSR", state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+def _add_prefix(module: "SmoothedSR", state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
     """Load the bare network's keys."""
     own = {key: state_dict.pop(key) for key in [*state_dict] if key.startswith(prefix)}
     state_dict.update({f"{prefix}model.{key[len(prefix) :]}": value for key, value in own.items()})

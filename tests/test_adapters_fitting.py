@@ -106,7 +106,10 @@ def test_gradients_reach_input_and_weights(lr):
     assert torch.autograd.gradcheck(slim, torch.rand(1, 3, 3, 2, dtype=torch.float64, requires_grad=True))
 
 
-@pytest.mark.parametrize("wrap", [lambda: fitted(multiple_of=8), lambda: GrayAsRGB(Fussy()), lambda: GrayAsRGB(fitted(square=True))])
+WRAPS = [lambda: fitted(multiple_of=8), lambda: GrayAsRGB(Fussy()), lambda: GrayAsRGB(fitted(square=True))]
+
+
+@pytest.mark.parametrize("wrap", WRAPS)
 def test_state_dict_is_the_networks_in_both_directions(wrap):
     bare, model = Fussy(), wrap()
     assert list(model.state_dict()) == list(bare.state_dict())

@@ -438,6 +438,14 @@ def test_without_opencv_16_bits_are_refused(tmp_path: Path, monkeypatch: pytest.
     images.write(tmp_path / f"c.{suffix}", picture(array))  # writing does without
 
 
+def test_an_8_bit_answer_of_opencv_is_not_taken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images.write(tmp_path / "a.png", picture(samples(4, 4, 3, 16)))
+    for wrong in (None, np.zeros((4, 4, 3), np.uint8), np.zeros((5, 4, 3), np.uint16)):
+        monkeypatch.setattr(cv2, "imdecode", lambda *_, answer=wrong: answer)
+        with pytest.raises(ImageError, match="OpenCV can't decode its 16 bits"):
+            images.read(tmp_path / "a.png")
+
+
 def valid(kind: str) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(samples(64, 64, 3, 8)).save(buffer, kind)
@@ -472,6 +480,7 @@ BAD = {
     "float_rgb.tif": lambda: tiff(np.zeros((4, 4, 3), np.float32), {339: (3, 3, 3)}),
     "half_float.tif": lambda: tiff(np.zeros((4, 4, 1), np.float16), {339: 3}),
     "signed.tif": lambda: tiff(np.zeros((4, 4, 1), np.int16), {339: 2}),
+    "signed8.tif": lambda: tiff(np.zeros((4, 4, 1), np.int8), {339: 2}),
     "lab.tif": lambda: tiff(samples(4, 4, 3, 8), {262: 8}),
     "cmyk16.tif": lambda: tiff(samples(4, 4, 4, 16), {262: 5, 338: 0}),
     "inverted16.tif": lambda: tiff(samples(4, 4, 1, 16), {262: 0}),

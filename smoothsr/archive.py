@@ -1,0 +1,80 @@
+"""One .npz that holds arrays and options, without pickle, with a format version and a digest of its content."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["digest", "read", "write"]
+
+
+def write(path: str | os.PathLike[str], version: int, options: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Write a file; one that is there is replaced only when the new one is complete.
+
+    Args:
+        path: Where to.
+        version: Of the format.
+        options: In JSON's types.
+        arrays: Of numbers.
+    """
+    target = Path(path)
+    part = target.with_name(target.name + ".part")
+    text = json.dumps({"format": version, **options}, sort_keys=True)
+    try:
+        with part.open("wb") as file:
+            parts: dict[str, Any] = {"options": np.array(text), "digest": np.array(_content_digest(text, arrays)), **arrays}
+            np.savez_compressed(file, **parts)
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read(path: str | os.PathLike[str], version: int, names: Iterable[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Read what `write` wrote.
+
+    Args:
+        path: Where from.
+        version: Of the format.
+        names: Of the arrays.
+
+    Raises:
+        OSError: If the file can't be read.
+        ValueError: If it is something else, of another version, or was changed.
+    """
+    with Path(path).open("rb") as handle:
+        try:
+            with np.load(handle, allow_pickle=False) as file:
+                arrays = {name: file[name] for name in names}
+                text, written = str(file["options"]), str(file["digest"])
+            options = json.loads(text)
+            found = options.pop("format")
+        except Exception as error:  # numpy, zipfile and zlib raise many kinds for a file that is something else
+            raise ValueError(f"{path} is no certificate: {error}") from error
+    if found != version:
+        raise ValueError(f"{path} has format version {found}, this program reads {version}: certify again")
+    if written != _content_digest(text, arrays):
+        raise ValueError(f"{path} was changed after it was written: its digest does not fit")
+    return options, arrays
+
+
+def digest(tensors: Iterable[Tensor]) -> str:
+    """Compute SHA-256 over dtypes, shapes and values."""
+    sha = hashlib.sha256()
+    for tensor in tensors:
+        sha.update(f"{tensor.dtype} {(*tensor.shape,)}".encode())
+        sha.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return sha.hexdigest()
+
+
+def _content_digest(text: str, arrays: dict[str, np.ndarray]) -> str:
+    sha = hashlib.sha256(text.encode())
+    for name, array in sorted(arrays.items()):
+        sha.update(f"{name} {array.dtype} {array.shape}".encode())
+        sha.update(np.ascontiguousarray(array).data)
+    return sha.hexdigest()

@@ -1,0 +1,91 @@
+"""The command line: options, and one line on stderr with exit status 2 for what a user got wrong.
+
+What the commands do is in commands.py, which is imported only to run one, so that --help answers at once.
+"""
+
+import argparse
+import math
+import sys
+import warnings
+from importlib import import_module
+from pathlib import Path
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run a command; return its exit status: 0, 2 for one clear line on stderr, 130 if interrupted."""
+    args = parser().parse_args(argv)
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        warnings.showwarning = lambda message, *_: print(f"smoothsr: warning: {message}", file=sys.stderr)
+        try:
+            return getattr(import_module("smoothsr.commands"), args.command)(args)
+        except KeyboardInterrupt:
+            print("smoothsr: interrupted", file=sys.stderr)
+            return 130
+        except (ValueError, OSError, ImportError, MemoryError) as error:
+            print(f"smoothsr: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
+            return 2
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe every command."""
+    top = argparse.ArgumentParser(prog="smoothsr", description="Super-resolution that holds under attack and noise, certified.")
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    up = commands.add_parser("upscale", help="upscale images or folders by a smoothed network")
+    up.add_argument("input", nargs="+", help="image files or folders")
+    up.add_argument("-o", "--output", type=Path, help="folder, or a file for one input (default: beside the input)")
+    up.add_argument("--suffix", default="_sr", help='added to the name (default "_sr")')
+    up.add_argument("--ext", help="file type of the output, such as png (default: as the input)")
+    up.add_argument("--skip-existing", action="store_true", help="leave outputs that are there (default: overwrite)")
+    up.add_argument("--agg", default="median", help='"median", "mean", or a percentile such as p10 (default median)')
+    up.add_argument("--seed", type=int, help="make the noise the same every time (default: fresh)")
+    _common(up, tile=0, halo=4)
+    up.set_defaults(command="upscale")
+
+    cert = commands.add_parser("certify", help="bound what any attack on an image can do to its output")
+    cert.add_argument("input", type=Path, help="an image file")
+    cert.add_argument("-o", "--output", type=Path, help="folder for the results (default: NAME_certified)")
+    cert.add_argument("--agg", default="median", choices=("median", "mean"), help="(default median)")
+    cert.add_argument("--n-cert", type=int, default=1000, help="certification draws (default 1000)")
+    cert.add_argument("--alpha", type=number, default=1e-3, help="failure probability of the certificate (default .001)")
+    cert.add_argument("--beta", type=number, default=1e-3, help="failure probability of a served value (default .001)")
+    cert.add_argument("--levels", type=int, default=32, help="bounds stored for each value (default 32)")
+    cert.add_argument("--radius", type=number, nargs="+", help="l2 radii to tabulate (default: .25, .5, 1 and 2 sigma)")
+    cert.add_argument("--tolerance", type=number, default=8, help="of the radius map, in 8-bit steps (default 8)")
+    cert.add_argument("--reference", type=Path, help="ground truth image, for certified fidelity")
+    _common(cert, tile=8, halo=2)
+    cert.set_defaults(command="certify")
+
+    models = commands.add_parser("models", help="list what can be loaded, or tell what files are")
+    models.add_argument("file", nargs="*", help="checkpoint files or names")
+    models.set_defaults(command="models")
+    return top
+
+
+def _common(command: argparse.ArgumentParser, tile: int, halo: int) -> None:
+    command.add_argument("-m", "--model", default="builtin", help='"builtin" or a checkpoint file (see: smoothsr models)')
+    command.add_argument("-s", "--scale", type=int, help="for checkpoints that serve several scales")
+    command.add_argument("--sigma", type=number, default=0.03, help="noise standard deviation, 0.03 or 8/255 (default 0.03)")
+    command.add_argument("-n", type=int, default=21, help="draws of the served output (default 21)")
+    command.add_argument("-t", "--tile", type=int, default=tile, help=f"tile side in input pixels, 0: none (default {tile})")
+    command.add_argument("--halo", type=int, default=halo, help=f"input pixels read beyond a tile (default {halo})")
+    command.add_argument("--batch-size", type=int, help="draws at once (default: the fastest, found out)")
+    command.add_argument("--device", default="auto", help="cpu, cuda, mps ... (default: auto)")
+    command.add_argument("--precision", default="float32", choices=("float32", "bfloat16", "float16"), help="(default float32)")
+
+
+def number(text: str) -> float:
+    """Parse 0.03 or 8/255."""
+    top, slash, bottom = text.partition("/")
+    try:
+        value = float(top) / float(bottom) if slash else float(text)
+    except ZeroDivisionError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(text)  # argparse names the option
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())
