@@ -26,7 +26,7 @@ class Compact(nn.Module):
 
     Example:
         >>> sum(p.numel() for p in Compact(3, 32, 16, 4).parameters())
-        163344
+        163280
     """
 
     def __init__(self, channels: int = 3, features: int = 32, convolutions: int = 16, scale: int = 4) -> None:

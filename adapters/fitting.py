@@ -31,7 +31,7 @@ class Found:
         square: Height and width must be equal.
         overwrites: The network may write into its input.
         singly: The network is right for one image at a time only.
-        call: How to call the network, where that is not network(x).
+        call: How to call the network, where that is not network(x); a local function can't be pickled, nor then can the model.
     """
 
     network: nn.Module

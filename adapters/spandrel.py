@@ -48,7 +48,9 @@ def _build(architecture: Any, state: State) -> Found:
             descriptor = architecture.load(dict(state))
     except Exception as error:  # whatever the reading of hyper-parameters off odd shapes raises
         reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(f"its keys are those of {architecture.name}, but it can't be built: {reason}") from error
+        raise CheckpointError(
+            f"its keys are of {architecture.name}, but it can't be built: {reason}; pass arch='basicsr:NAME{{...}}' for another"
+        ) from error
     if not isinstance(descriptor, ImageModelDescriptor):
         raise CheckpointError(f"it is {architecture.name}, an inpainting network, which wants a mask beside the image")
     if descriptor.input_channels != descriptor.output_channels:

@@ -49,7 +49,7 @@ def detect(state: State, scale: int | None) -> Found | None:
         raise
     options = {**recipe.options, "scale": recipe.options["scale"] or _needed(recipe.kind, scale)}
     name = f"torchSR {recipe.kind}"
-    return _found(fill(getattr(module, recipe.kind)(**options), [state], name), name, options["scale"], state)
+    return _found(fill(getattr(module, recipe.kind)(**options), [state], name), name, options["scale"])
 
 
 def build(spec: str, states: Sequence[State], scale: int | None) -> Found:
@@ -64,9 +64,9 @@ def build(spec: str, states: Sequence[State], scale: int | None) -> Found:
     if scale is None:
         recipes = [recipe for state in states if (recipe := _recognize(state))]
         scale = recipes[0].options["scale"] if recipes else None
-    network = getattr(_installed(None, name), name)(scale=_needed(name, scale), pretrained=False)
-    state = max(states, key=lambda each: len(each.keys() & network.state_dict().keys()))
-    return _found(fill(network, [state], f"torchsr:{name}"), f"torchSR {name}", _needed(name, scale), state)
+    scale = _needed(name, scale)
+    network = getattr(_installed(None, name), name)(scale=scale, pretrained=False)
+    return _found(fill(network, states, f"torchsr:{name}"), f"torchSR {name}", scale)
 
 
 def pretrained(spec: str, scale: int | None) -> Found:
@@ -87,7 +87,7 @@ def pretrained(spec: str, scale: int | None) -> Found:
         raise CheckpointError(
             f"torchSR's weights for {name} x{scale} can't be had ({reason}); pass a file of them and arch='torchsr:{name}@x{scale}'"
         ) from error
-    return _found(network, f"torchSR {name}", scale, network.state_dict())
+    return _found(network, f"torchSR {name}", scale)
 
 
 def _recognize(state: State) -> Recipe | None:
@@ -139,14 +139,14 @@ def _parse(spec: str, scale: int | None) -> tuple[str, int | None]:
 
 def _needed(name: str, scale: int | None) -> int:
     if scale is None:
-        raise CheckpointError(f"{name} serves several scales and the file doesn't tell which; pass scale=2, 3 or 4")
+        raise CheckpointError(f"nothing tells which scale {name} is for; pass scale=2, 3 or 4")
     return scale
 
 
-def _found(network: nn.Module, name: str, scale: int, state: State) -> Found:
-    # VDSR, whose colour shift is part of the file, works in the units of that shift; the others bring theirs to [0, 1] themselves.
-    shift = state.get("sub_mean.bias")
-    wide = shift is not None and "head.0.weight" not in state and bool(shift.abs().max() > 1)
+def _found(network: nn.Module, name: str, scale: int) -> Found:
+    # VDSR works in the units of its colour shift, which is part of the file; EDSR and RCAN bring theirs to [0, 1] themselves.
+    state = network.state_dict()
+    wide = "head.0.weight" not in state and "sub_mean.bias" in state and bool(state["sub_mean.bias"].abs().max() > 1)
     return Found(network, name, scale, 3, value_range=255.0 if wide else 1.0)
 
 

@@ -37,7 +37,7 @@ def fgsm(model: Model, lr: Tensor, reference: Tensor | None = None, *, eps: PerI
 
 
 def bim(model: Model, lr: Tensor, reference: Tensor | None = None, *, eps: PerImage, norm: Norm = "linf", loss: Loss = "l2",
-        target: Tensor | None = None, draws: int = 1, seed: int = 0, steps: int = 20, step_size: PerImage | None = None) -> Tensor:
+        target: Tensor | None = None, draws: int = 1, seed: int = 0, steps: int = 40, step_size: PerImage | None = None) -> Tensor:
     """Attack by projected gradient ascent that starts at lr: `pgd` with random_start=False."""
     return pgd(model, lr, reference, eps=eps, norm=norm, loss=loss, target=target, draws=draws, seed=seed, steps=steps,
                step_size=step_size, random_start=False)
@@ -60,8 +60,8 @@ def pgd(model: Model, lr: Tensor, reference: Tensor | None = None, *, eps: PerIm
         draws: Evaluations of the model a step, whose losses are averaged. One will do for a model that isn't random.
         seed: Fixes the random starts, which are the same for every image of a batch.
         steps: Gradient steps a restart.
-        step_size: Length of every step in `norm`, a number or (B,). None shrinks it from 2*eps to 0, linearly: large steps find the
-            direction (they are power iterations where the model is linear), small ones settle.
+        step_size: Length of every step in `norm`, a number or (B,). None shrinks it from 8*eps to 0, quadratically: large steps find
+            the direction (they are power iterations where the model is linear), small ones settle.
         restarts: How many random starts.
         random_start: Start on the budget's border. False starts once, at lr, unless the loss is 0 and so flat there.
 
@@ -81,8 +81,8 @@ def pgd(model: Model, lr: Tensor, reference: Tensor | None = None, *, eps: PerIm
     starts = _random_changes(lr, room, norm, restarts, seed)
 
     def step(t: int, delta: Tensor, gradient: Tensor) -> Tensor:
-        size = 2 * room * (1 - t / steps) if step_size is None else _per_image("step_size", step_size, lr)
-        return _project(_clip(lr, delta + size * _normalise(gradient, norm)), room, norm)
+        size = 8 * room * (1 - t / steps) ** 2 if step_size is None else _per_image("step_size", step_size, lr)
+        return _clip(lr, _project(delta + size * _normalise(gradient, norm), room, norm))
 
     return lr + _best_iterate(gain, starts if random_start else [_unless_flat(gain, starts[0])], step, steps, draws)
 
@@ -90,7 +90,7 @@ def pgd(model: Model, lr: Tensor, reference: Tensor | None = None, *, eps: PerIm
 @torch.no_grad()
 def cw(model: Model, lr: Tensor, reference: Tensor | None = None, *, eps: PerImage | None = None, norm: Norm = "linf",
        loss: Loss = "l2", target: Tensor | None = None, draws: int = 1, seed: int = 0, steps: int = 100,
-       step_size: PerImage | None = None, c: float = 10.0) -> Tensor:
+       step_size: PerImage | None = None, c: float = 100.0) -> Tensor:
     """Attack by minimising ||delta||_2 - c*loss with Adam: the regression form of Carlini and Wagner's attack.
 
     With the loss "l2" a change pays as soon as the network amplifies it by more than 1/c. It starts where `bim` does, keeps each
@@ -114,9 +114,9 @@ def cw(model: Model, lr: Tensor, reference: Tensor | None = None, *, eps: PerIma
         square.lerp_(gradient.square(), 0.001)
         direction = mean / (1 - 0.9 ** (t + 1)) / ((square / (1 - 0.999 ** (t + 1))).sqrt() + 1e-8)
         size = first * (1 - t / steps) if step_size is None else _per_image("step_size", step_size, lr)
-        moved = _clip(lr, delta + size * direction)
+        moved = delta + size * direction
         # Adam scales each value by itself, which leads astray along a sphere: there it runs free, and `gain` projects.
-        return _project(moved, room, norm) if norm == "linf" else moved
+        return _clip(lr, _project(moved, room, norm) if norm == "linf" else moved)
 
     return lr + _project(_best_iterate(gain, [start], adam, steps, draws), room, norm)
 
@@ -148,12 +148,12 @@ def _normalise(gradient: Tensor, norm: Norm) -> Tensor:
 
 
 def _clip(lr: Tensor, delta: Tensor) -> Tensor:
-    """Return the nearest change that keeps lr + delta in [0, 1]."""
-    return (lr + delta).clamp(0, 1) - lr
+    """Return the nearest change that keeps lr + delta in [0, 1]; no value's change grows, so it stays within the budget."""
+    return delta.clamp(-lr, 1 - lr)
 
 
 def _project(delta: Tensor, room: Tensor, norm: Norm) -> Tensor:
-    """Return the nearest change within the budget. It shrinks values, never turns them: a clipped change stays in [0, 1]."""
+    """Return the nearest change within the budget."""
     return delta.clamp(-room, room) if norm == "linf" else delta * (room / _length(delta).clamp_min(room))
 
 
@@ -249,7 +249,7 @@ def _random_changes(lr: Tensor, room: Tensor, norm: Norm, count: int, seed: int)
         raise ValueError(f"restarts must be at least 1, got {count}")
     generator = torch.Generator(lr.device).manual_seed(seed)
     noises = [torch.randn(lr[:1].shape, generator=generator, dtype=lr.dtype, device=lr.device) for _ in range(count)]
-    return [_project(_clip(lr, room * _normalise(noise, norm)), room, norm) for noise in noises]
+    return [_clip(lr, _project(room * _normalise(noise, norm), room, norm)) for noise in noises]
 
 
 def _unless_flat(gain: Gain, noise: Tensor) -> Tensor:

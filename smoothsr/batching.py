@@ -54,11 +54,11 @@ class Batching:
         tried = self._seconds.setdefault((kind, torch.is_grad_enabled()), {})
         while True:
             plan = self._plan(tried, len(draws))
-            batch = make(draws[: plan.size])
-            if plan.channels_last:
-                batch = batch.contiguous(memory_format=torch.channels_last)
-            start = _clock(batch.device)
             try:
+                batch = make(draws[: plan.size])
+                if plan.channels_last:
+                    batch = batch.contiguous(memory_format=torch.channels_last)
+                start = _clock(batch.device)
                 outputs = f(batch)
             except (RuntimeError, MemoryError) as error:
                 self._rule_out(plan, tried, error)
@@ -92,14 +92,13 @@ class Batching:
         """Remember a plan that memory or its layout forbids; any other error goes up."""
         text = str(error)
         starved = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if starved or "not enough memory" in text or "can't allocate memory" in text:  # the CPU raises plain RuntimeErrors
-            if plan.size == 1:
-                raise error
+        starved |= "not enough memory" in text or "can't allocate memory" in text  # the CPU raises plain RuntimeErrors
+        if starved and plan.size > 1:
             half = plan.size // 2
             warnings.warn(f"out of memory with {plan.size} draws at once: going on with {half}", RuntimeWarning, stacklevel=2)
             if self.batch_size:
                 self.batch_size = half
-        elif not (plan.channels_last and "view size is not compatible" in text):  # such a network reshapes with view()
+        elif not plan.channels_last:  # a network that reshapes with view() fails in this layout; other errors will come again
             raise error
         tried[plan] = [math.inf, math.inf]
 

@@ -12,7 +12,7 @@ Regression: Certified Object Detection by Median Smoothing", 2020 (arXiv 2007.03
 import math
 
 import numpy as np
-from scipy.special import betainc, betaincinv, log_ndtr, ndtr, ndtri
+from scipy.special import betainc, betaincinv, log_ndtr, ndtr, ndtri, ndtri_exp
 
 __all__ = ["collective_error", "draws_needed", "level_index", "level_ranks", "levels", "served_bins", "served_shift"]
 
@@ -40,7 +40,7 @@ def levels(n: int, alpha: float, count: int, values: int) -> np.ndarray:
         0
     """
     # The largest of n draws is below the p quantile with probability at most p**n: p = a**(1/n) is as far as n draws reach.
-    top = ndtri(math.exp(_log_share(alpha, count, values) / n)) - SLACK
+    top = ndtri_exp(_log_share(alpha, count, values) / n) - SLACK  # in logarithms, since p is next to 1 for many draws
     return np.linspace(0.0, top, count) if top >= 0 else np.empty(0)
 
 
@@ -87,20 +87,20 @@ def level_index(z: np.ndarray, shift: np.ndarray | float) -> np.ndarray:
 
 
 def draws_needed(shift: float, alpha: float, count: int, values: int) -> int:
-    """Compute the smallest number of draws whose last level reaches shift.
+    """Compute the smallest number of draws whose last level reaches shift, or 37 where that is less: 10**300 draws are no answer.
 
     Example:
         >>> n = draws_needed(1.97, 0.001, 32, 512 * 512 * 3)
         >>> [bool(levels(draws, 0.001, 32, 512 * 512 * 3)[-1] >= 1.97) for draws in (n - 1, n)]
         [False, True]
     """
-    shift = max(shift, 0.0) + SLACK
+    shift = min(max(shift, 0.0), 37.0) + SLACK
     n = max(1, math.floor(_log_share(alpha, count, values) / log_ndtr(shift)))
     while True:
         z = levels(n, alpha, count, values)
         if z.size and z[-1] >= shift - SLACK:
             return n
-        n += 1
+        n += max(1, n >> 40)  # floats can't tell the next one where there are so many
 
 
 def served_shift(n: int, beta: float, values: int = 1) -> float:

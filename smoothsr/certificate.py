@@ -140,7 +140,7 @@ class Certificate:
 
         Args:
             radius: Norm of the attack.
-            reference: (1,C,H,W) in [0, 1]; None is this certificate's own output, so that the bound speaks of stability.
+            reference: (1,C,H,W) in [0, 1], rounded to 8 bits; None is this certificate's own output: the bound speaks of stability.
             method: "collective" lets the tiles share one attacker's budget; "box" lets the attacker spend all of it everywhere.
             predictor: "served" or "ideal".
             norm: "l2", or "linf", where "collective" gives each patch its own l2 radius and "box" the whole image's to all.
@@ -159,7 +159,7 @@ class Certificate:
         _choose("norm", norm, "l2", "linf")
         target = self.sr if reference is None else reference.detach().cpu().float()
         mse = error_bounds.mean_squared_error(self, radius, target, method, predictor == "served", norm, y, border)
-        return float(-10 * np.log10(mse)) if mse > 0 else float("inf")
+        return max(0.0, float(-10 * np.log10(mse))) if mse > 0 else float("inf")  # max: not -0.0 where all is trivial
 
     def radius_map(
         self,
@@ -187,6 +187,8 @@ class Certificate:
         self._require_image("radius_map")
         if not tolerance >= 0:
             raise ValueError(f"tolerance must be at least 0, got {tolerance}")
+        if center is not None and center.shape != self.sr_bytes.shape:
+            raise ValueError(f"center must be {self.sr_bytes.shape}, got {(*center.shape,)}")
         used = self._shift(0.0, predictor, beta, per)
         middle = (self.sr if center is None else center.detach().cpu().float())[0].numpy().astype(float) * 255
         reach = tolerance * 255 + 1e-4  # forgives the rounding error of k/255, far below the step of a byte
@@ -196,7 +198,8 @@ class Certificate:
             level[(upper <= middle + reach) & (lower >= middle - reach)] = z
         radius = self.sigma * (level - used)
         radius[radius < 0] = np.nan
-        return torch.from_numpy(radius.min(axis=0).astype(np.float32))
+        # Downwards, since float32 must not round a radius up.
+        return torch.from_numpy(np.nextafter(radius.min(axis=0).astype(np.float32), np.float32(0)))
 
     def draws_needed(self, radius: float, predictor: str = "served", beta: float = 1e-3, per: str = "value") -> int:
         """Compute the smallest n of `certify` with which bounds at radius would not be trivial."""

@@ -40,7 +40,7 @@ def draw(
         batching: Chooses the batches.
 
     Raises:
-        ValueError: If f's output is no integer multiple of its input's size, or not finite.
+        ValueError: If f's output is no integer multiple of its input's size.
     """
     rows, columns = tile
     patch = lr[..., rows.first : rows.last, columns.first : columns.last]
@@ -57,8 +57,6 @@ def draw(
     done = 0
     while done < n:
         outputs = batching.run((shape, lr.dtype, lr.device), range(done, n), noisy, f)
-        if not outputs.isfinite().all():
-            raise ValueError("the model's output has NaN or infinite values; check its precision and its input range")
         done += len(outputs)
         scale = ratio((*shape[1:],), (*outputs.shape[-2:],))
         yield outputs[..., output_slice(rows, scale, rows.offset), output_slice(columns, scale, columns.offset)]
@@ -147,7 +145,8 @@ def quantiles(
         store: _Draws | None = None
         for outputs in draw(f, lr, index, tile, sigma, n, source, batching):
             store = store or _Draws(n, outputs[0])
-            store.add(outputs.mul(255).round().byte())
+            # As forward returns it: in the precision of lr, which is lower than that of the draws where lr is bfloat16.
+            store.add(outputs.to(lr.dtype).to(outputs.dtype).mul(255).round().byte())
             if progress:
                 progress(index * n + store.count, len(tiles) * n)
         if store is None:
@@ -211,7 +210,7 @@ def order_statistics(draws: Tensor, ranks: Sequence[int]) -> Tensor:
     """Compute the k-th smallest of n draws for each rank k; gradients flow to the draw that is picked.
 
     Args:
-        draws: (n,...), uint8 or floating.
+        draws: (n,...), uint8, float32 or float64.
         ranks: 1-based, in 1..n.
 
     Returns:

@@ -28,6 +28,8 @@ def mean_squared_error(
     shape = certificate.sr_bytes.shape
     if reference.shape != shape:
         raise ValueError(f"reference must be {shape}, got {(*reference.shape,)}")
+    if not reference.isfinite().all():
+        raise ValueError("reference has NaN or infinite values")
     if y and shape[1] != 3:
         raise ValueError(f"y=True needs three channels, got {shape[1]}")
     if border < 0 or 2 * border >= min(shape[2:]):
@@ -55,7 +57,7 @@ def _tile_errors(
 ) -> np.ndarray:
     """E_j(e) for every tile j and radius e: (T, K), in [0, 1] units squared, summed over the output values inside the border."""
     shifts = radii / certificate.sigma
-    target = reference[0].double().numpy() * 255
+    target = reference[0].double().clamp(0, 1).mul(255).round().numpy()  # to 8 bits, as metrics.py does
     height, width = target.shape[1:]
     inside = np.zeros((height, width))
     inside[border : height - border, border : width - border] = 1
@@ -67,7 +69,8 @@ def _tile_errors(
         lower, upper = (_with_trivial(stack, value) for stack, value in ((certificate.lower, 0), (certificate.upper, 255)))
         weights, up_shift, down_shift = np.ones(1), np.zeros(1), np.zeros(1)
         if served:
-            step = float(certificate.z[1]) if certificate.z.size and certificate.z[1] > 0 else 0.1
+            # Any step is sound. The levels' own fits them best, but few draws make it so small that bins would fill the memory.
+            step = max(float(certificate.z[1]), 0.02) if certificate.z.size else 0.1
             weights, up_shift, down_shift = bounds.served_bins(certificate.n_serve, step)
         up = bounds.level_index(certificate.z, shifts[:, None] + up_shift)
         down = bounds.level_index(certificate.z, shifts[:, None] + down_shift)

@@ -72,9 +72,9 @@ class SmoothedSR(nn.Module):
         for name, value, least in (("n", n, 1), ("tile", tile, 1), ("halo", halo, 0), ("batch_size", batch_size, 1)):
             if value is not None and (value != int(value) or value < least):
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
-        self.rank = _rank(agg, n)
-        self.sigma, self.n, self.agg = float(sigma), n, agg
-        self.tile, self.halo, self.seed = tile, halo, seed
+        _rank(agg, n)
+        self.sigma, self.n, self.agg = float(sigma), int(n), agg
+        self.tile, self.halo, self.seed = None if tile is None else int(tile), int(halo), seed
         self.model, self.denoiser = model, denoiser
         self.training = model.training
         convolutional = any(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in model.modules())
@@ -104,8 +104,9 @@ class SmoothedSR(nn.Module):
         if self.model.training:
             warnings.warn("the model is in train mode; smoothing wants model.eval()", UserWarning, stacklevel=2)
         tiles = grid(lr.shape[2], lr.shape[3], self.tile, self.halo)
+        rank = _rank(self.agg, self.n)
         images = [
-            draws.smooth(self.base, image, tiles, self.sigma, self.n, self.rank, self.seed, self._batching, progress)
+            draws.smooth(self.base, image, tiles, self.sigma, self.n, rank, self.seed, self._batching, progress)
             for image in lr.split(1)
         ]
         return torch.cat(images).to(lr.dtype)
@@ -115,6 +116,8 @@ class SmoothedSR(nn.Module):
         outputs = self.model(patches if self.denoiser is None else self.denoiser(patches))
         if not (isinstance(outputs, Tensor) and outputs.ndim == 4 and len(outputs) == len(patches)):
             raise ValueError(f"the model must return (B,C,H,W), got {getattr(outputs, 'shape', type(outputs).__name__)}")
+        if not outputs.isfinite().all():  # before the clamp, which would hide infinite values
+            raise ValueError("the model's output has NaN or infinite values; check its precision and its input range")
         return torch.clamp(outputs if outputs.dtype == torch.float64 else outputs.float(), 0, 1)
 
     def certify(
@@ -151,7 +154,7 @@ class SmoothedSR(nn.Module):
         _check(lr)
         if len(lr) != 1:
             raise ValueError(f"certify takes one image (1,C,h,w), got {(*lr.shape,)}: call it for each")
-        if any(layer.training for part in (self.model, self.denoiser) if part for layer in part.modules()):
+        if any(layer.training for part in self.children() for layer in part.modules()):
             raise ValueError("the model is in train mode, where outputs of a batch may depend on each other: call model.eval()")
         if self.agg not in ("median", "mean"):
             raise ValueError(f"certify speaks of the median or the mean, got agg={self.agg!r}")
@@ -160,7 +163,9 @@ class SmoothedSR(nn.Module):
         if scope not in ("image", "pixel"):
             raise ValueError(f'scope must be "image" or "pixel", got {scope!r}')
         with torch.no_grad():
-            sr = self(lr).mul(255).round().byte().cpu()
+            served = self(lr)
+            # At least in float32, as the draws are: a product in bfloat16 would round twice.
+            sr = served.to(torch.promote_types(served.dtype, torch.float32)).mul(255).round().byte().cpu()
             values = sr.numel() if scope == "image" else sr.shape[1]
             z = bounds.levels(n, alpha, levels, values)
             stored = None
@@ -198,7 +203,9 @@ class SmoothedSR(nn.Module):
             void=void_guarantee_seed is not None,
             dtype=_precision(lr),
             input_digest=archive.digest([lr]),
-            weights_digest=archive.digest(v for v in self.state_dict().values() if isinstance(v, Tensor)),
+            weights_digest=archive.digest(
+                value for part in self.children() for value in part.state_dict().values() if isinstance(value, Tensor)
+            ),
         )
 
 

@@ -1,8 +1,9 @@
 """Integer geometry of tiles: which pixels a patch reads, which it yields, and how often a pixel is read.
 
 Along each axis the output is cut into runs of `tile` pixels, the last one shorter. The patch of a tile is the tile and `halo`
-pixels on either side. Where that reaches beyond the image, the patch is completed by reflecting its own real pixels, bouncing as often as
-needed, so that all patches of an image have one shape. Outputs are cropped to their tiles, never blended: they partition the image.
+pixels on either side. Where that reaches beyond the image, the patch is completed by reflecting its own real pixels, bouncing as
+often as needed, so that all patches of an image have one shape. Outputs are cropped to their tiles, never blended: they
+partition the image.
 """
 
 from typing import NamedTuple

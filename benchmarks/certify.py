@@ -1,0 +1,74 @@
+"""What does certify cost on top of its forward passes, and does its memory grow with the number of draws?
+
+    python benchmarks/certify.py [--size 64] [--tile 16 --halo 4]
+
+The time inside the network is set against that of the order statistics and of everything else, in one run. Peak memory is that of new
+processes which certify with 100 and with 1000 draws, by tiles.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import time
+from typing import Any
+
+import torch
+
+from smoothsr import SmoothedSR, adapters, draws
+
+
+def main() -> None:
+    """Print the ratios."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", type=int, default=64)
+    parser.add_argument("--tile", type=int, default=16)
+    parser.add_argument("--halo", type=int, default=4)
+    parser.add_argument("--peak", type=int, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.peak:
+        certify(args.size, args.tile, args.halo, args.peak)
+        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+        return
+    for tile in (None, args.tile):
+        spent = certify(args.size, tile, args.halo, 1000)
+        rest = spent["total"] - spent["forward"] - spent["order statistics"]
+        where = f"tile {tile}, halo {args.halo}" if tile else "one tile"
+        print(f"certify(n=1000), {args.size}x{args.size} LR, {where}: {spent['total']:.1f} s, {spent['forward']:.1f} s of it forward")
+        print(f"  order statistics / forward: {spent['order statistics'] / spent['forward']:.3f}   (at most 0.10 wanted)")
+        print(f"  everything else / forward:  {rest / spent['forward']:.3f}   (noise, padding, rounding, serving)")
+    command = [sys.executable, __file__, "--size", str(args.size), "--tile", str(args.tile), "--halo", str(args.halo), "--peak"]
+    few, many = (float(subprocess.run([*command, n], capture_output=True, check=True).stdout) for n in ("100", "1000"))
+    print(f"peak memory with tiles: {few:.0f} MiB for n=100, {many:.0f} MiB for n=1000: {many / few:.2f}   (at most 1.30 wanted)")
+
+
+def certify(size: int, tile: int | None, halo: int, n: int) -> dict[str, float]:
+    """Certify a random image, and add up the seconds of each part."""
+    spent = {"forward": 0.0, "order statistics": 0.0, "total": 0.0}
+
+    def timed(name: str, work: Any) -> Any:
+        def run(*args: Any) -> Any:
+            start = time.perf_counter()
+            result = work(*args)
+            spent[name] += time.perf_counter() - start
+            return result
+
+        return run
+
+    smoothed = SmoothedSR(adapters.load("builtin").model, 0.05, tile=tile, halo=halo)
+    lr = torch.rand(1, 3, size, size)
+    for _ in range(3 if n > 100 else 0):  # find the batch size first
+        with torch.no_grad():
+            smoothed(lr)
+    smoothed.model.forward = timed("forward", smoothed.model.forward)
+    kept = draws._Draws.add, draws._Draws.ranks
+    draws._Draws.add, draws._Draws.ranks = (timed("order statistics", method) for method in kept)
+    try:
+        timed("total", lambda: smoothed.certify(lr, n=n))()
+    finally:
+        draws._Draws.add, draws._Draws.ranks = kept
+    return spent
+
+
+if __name__ == "__main__":
+    main()

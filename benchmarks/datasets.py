@@ -1,0 +1,43 @@
+"""The evaluation images: pairs of LR and HR, from the folder that SMOOTHSR_DATA names."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from smoothsr import images
+
+Pair = tuple[str, Tensor, Tensor]
+"""(name, lr (1,3,h,w), hr (1,3,4h,4w)), in [0, 1], 8-bit values."""
+
+
+def folder() -> Path:
+    """The data folder."""
+    path = Path(os.environ.get("SMOOTHSR_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    if not path.exists():
+        raise SystemExit("set SMOOTHSR_DATA to the folder that holds images/ and checkpoints/")
+    return path
+
+
+def set5() -> Iterator[Pair]:
+    """Set5, x4, with the LR images that papers use."""
+    for path in sorted((folder() / "images/Set5").glob("*.png")):
+        lr = images.read(folder() / f"images/Set5_LRx4/{path.stem}x4.png").pixels
+        yield path.stem, lr, images.read(path).pixels
+
+
+def b100() -> Iterator[Pair]:
+    """Every fifth image of B100, x4, reduced here by an antialiased bicubic kernel and rounded to 8 bits."""
+    for path in sorted((folder() / "images/B100").glob("*.png")):
+        hr = images.read(path).pixels
+        size = (hr.shape[2] // 4, hr.shape[3] // 4)
+        lr = F.interpolate(hr, size, mode="bicubic", antialias=True, align_corners=False)
+        yield path.stem, lr.clamp(0, 1).mul(255).round() / 255, hr
+
+
+def noisy(lr: Tensor, sigma: float, seed: int = 0) -> Tensor:
+    """Camera noise on an input, the same every time; not clamped."""
+    return lr + sigma * torch.randn(lr.shape, generator=torch.Generator().manual_seed(seed))
