@@ -60,8 +60,8 @@ def pgd(model: Model, lr: Tensor, reference: Tensor | None = None, *, eps: PerIm
         draws: Evaluations of the model a step, whose losses are averaged. One will do for a model that isn't random.
         seed: Fixes the random starts, which are the same for every image of a batch.
         steps: Gradient steps a restart.
-        step_size: Length of every step in `norm`, a number or (B,). None shrinks it from 8*eps to 0, quadratically: large steps find
-            the direction (they are power iterations where the model is linear), small ones settle.
+        step_size: Length of every step in `norm`, a number or (B,). None shrinks it from 8*eps to 0, quadratically: large steps
+            find the direction (they are power iterations where the model is linear), small ones settle.
         restarts: How many random starts.
         random_start: Start on the budget's border. False starts once, at lr, unless the loss is 0 and so flat there.
 

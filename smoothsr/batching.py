@@ -17,6 +17,7 @@ from torch import Tensor
 __all__ = ["Batching"]
 
 GAIN = 0.97  # a batch twice as large must take less than this share of the time per draw
+PATIENCE = 2  # doublings without a gain, after which larger batches are not tried
 
 
 class Plan(NamedTuple):
@@ -27,7 +28,7 @@ class Plan(NamedTuple):
 
 
 class Batching:
-    """Remembers, for each kind of patch, the seconds per draw of every plan tried.
+    """Remembers, for each kind of patch, the two best times per draw, in seconds, of every plan tried.
 
     Args:
         batch_size: Draws in one forward pass; None finds it out. Out of memory halves it, with a warning.
@@ -64,7 +65,7 @@ class Batching:
                 self._rule_out(plan, tried, error)
                 continue
             if len(batch) == plan.size:
-                tried.setdefault(plan, []).append((_clock(batch.device) - start) / plan.size)
+                tried[plan] = sorted([*tried.get(plan, []), (_clock(batch.device) - start) / plan.size])[:2]
             return outputs
 
     def _plan(self, tried: dict[Plan, list[float]], remaining: int) -> Plan:
@@ -72,7 +73,7 @@ class Batching:
             # Twice, since the first time includes the kernels' preparation.
             if plan.size <= remaining and len(tried.get(plan, ())) < 2:
                 return plan
-        known = {plan: min(seconds) for plan, seconds in tried.items() if min(seconds) < math.inf}
+        known = {plan: seconds[0] for plan, seconds in tried.items() if seconds[0] < math.inf}
         return min(known, key=known.__getitem__) if known else Plan(False, self.batch_size or 1)
 
     def _candidates(self, tried: dict[Plan, list[float]]) -> list[Plan]:
@@ -81,11 +82,15 @@ class Batching:
         layouts = [Plan(False, size), Plan(True, size)] if self.convolutional else [Plan(False, size)]
         if self.batch_size or any(len(tried.get(plan, ())) < 2 for plan in layouts):
             return layouts
-        plans = [min(layouts, key=lambda plan: min(tried[plan]))]
-        while len(tried.get(plans[-1], ())) >= 2:
-            if len(plans) > 1 and min(tried[plans[-1]]) > GAIN * min(tried[plans[-2]]):
-                break
+        plans = [min(layouts, key=lambda plan: tried[plan][0])]
+        best, since = tried[plans[0]][0], 0
+        while since < PATIENCE:
             plans.append(plans[-1]._replace(size=2 * plans[-1].size))
+            seconds = tried.get(plans[-1], ())
+            if len(seconds) < 2 or seconds[0] == math.inf:
+                break
+            since = 0 if seconds[0] < GAIN * best else since + 1
+            best = min(best, seconds[0])
         return plans
 
     def _rule_out(self, plan: Plan, tried: dict[Plan, list[float]], error: Exception) -> None:

@@ -6,6 +6,7 @@ delta moves mean_i by J_i delta, which is at most ||J_i|| ||delta||.
 """
 
 import copy
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -115,17 +116,18 @@ class Truth(NamedTuple):
         return (self.net.link(mean + shift * self.norm).clamp(0, 1) * 255).round()
 
 
+@torch.no_grad()
 def truth(net: nn.Module, shape: tuple[int, int, int, int], tile: int | None = None, halo: int = 0) -> Truth:
-    """Find an oracle's truth for images (1,c,h,w) from the Jacobian of its linear map, run without noise on the same tiles."""
+    """Find an oracle's truth for images (1,c,h,w): its linear map at each unit vector, run without noise on the same tiles."""
     exact = copy.deepcopy(net).double()
-    tiles = grid(shape[2], shape[3], tile, halo)
+    tiles, batching = grid(shape[2], shape[3], tile, halo), Batching(1, False)
 
     def linear(x: Tensor) -> Tensor:
-        return draws.smooth(exact.linear, x, tiles, 0.0, 1, None, 0, Batching(1, False))
+        return draws.smooth(exact.linear, x.view(shape), tiles, 0.0, 1, None, 0, batching)
 
-    zero = torch.zeros(shape, dtype=torch.float64)
-    constant = linear(zero).detach()
-    return Truth(exact, torch.autograd.functional.jacobian(linear, zero).reshape(constant.numel(), zero.numel()), constant)
+    units = torch.eye(math.prod(shape), dtype=torch.float64)
+    constant = linear(torch.zeros_like(units[0]))
+    return Truth(exact, torch.stack([(linear(unit) - constant).flatten() for unit in units], dim=1), constant)
 
 
 def leaves(certificate: Certificate, exact: Truth, lr: Tensor, radii: np.ndarray) -> bool:
