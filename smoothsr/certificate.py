@@ -26,7 +26,9 @@ ARRAYS = ("sr_bytes", "z", "upper", "lower")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Certificate:
-    """The certified output of one image. Made by `SmoothedSR.certify`; radii are l2 norms on the LR image in [0, 1] units.
+    """The certified output of one image, made by `SmoothedSR.certify`. Radii are l2 norms on the LR image in [0, 1] units.
+
+    Methods raise ValueError for an argument out of range, and for what this certificate can't speak of.
     """
 
     sr_bytes: np.ndarray  # uint8 (1,C,H,W): the served output rounded to 8 bits
@@ -97,18 +99,12 @@ class Certificate:
 
         Returns:
             (lower, upper), float32 (1,C,H,W); 0 and 1 where the draws support no better bound at this radius.
-
-        Raises:
-            ValueError: If an argument is out of range, or this certificate can't speak of what is asked.
         """
         lower, upper = self.interval(self._shift(radius, predictor, beta, per))
-        margin = 0.0 if rounded else 0.5
-        lower, upper = lower - np.float32(margin), upper + np.float32(margin)
-        return _image(lower), _image(upper)
+        margin = np.float32(0.0 if rounded else 0.5)
+        return _image(lower - margin), _image(upper + margin)
 
-    def contains(
-        self, output: Tensor, radius: float, predictor: str = "served", beta: float = 1e-3, per: str = "image"
-    ) -> bool:
+    def contains(self, output: Tensor, radius: float, predictor: str = "served", beta: float = 1e-3, per: str = "image") -> bool:
         """Tell whether an output (1,C,H,W) in [0, 1], rounded to 8 bits, lies inside the bounds everywhere."""
         self._require_image("contains")
         if output.shape != self.sr_bytes.shape:
@@ -149,9 +145,6 @@ class Certificate:
 
         Returns:
             dB.
-
-        Raises:
-            ValueError: If an argument is out of range, or this certificate can't speak of what is asked.
         """
         self._require_image("psnr")
         self._require(radius, predictor)
@@ -171,14 +164,12 @@ class Certificate:
     ) -> Tensor:
         """Compute for each pixel the radius within which all its channels stay within tolerance of center.
 
-        With tiles, the radius bounds the part of an attack that falls on the pixel's own patch: attacks elsewhere may be of any
-        size.
+        With tiles, it bounds the part of an attack that falls on the pixel's own patch: elsewhere attacks may be of any size.
 
         Args:
             tolerance: In [0, 1] units, such as 8/255.
             predictor: "served" or "ideal".
-            beta: As for `bounds`.
-            per: As for `bounds`.
+            beta, per: As for `bounds`.
             center: (1,C,H,W) in [0, 1]; None is the served output.
 
         Returns:
@@ -220,7 +211,6 @@ class Certificate:
             "tiles": len(self.tiles),
             "levels": self.z.size,
             "max_radius": self.max_radius,
-            "max_radius_rms_8bit": self.rms(self.max_radius),
             "draws_needed_for_radius_0": bounds.draws_needed(0.0, self.alpha, self.level_count, self.values),
             "serving_noise": "seeded: claims about the ideal predictor only" if self.seeded else "fresh",
             "certification_noise": "seeded: VOID, nothing is claimed" if self.void else "fresh",

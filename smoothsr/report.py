@@ -129,7 +129,8 @@ def sentences(certificate: Certificate, radius: float, beta: float) -> tuple[str
         given += f" At this radius the bounds are the whole range; --n-cert {needed} would do."
     absent = (
         "Not guaranteed: larger attacks; other weights, sigma, tile, halo, n or precision; that the picture is right: if the file "
-        "itself was already attacked, its original's output lies in this box, but the box is around the attacked file's output."
+        "was attacked before, by no more than this radius, its original's output lies in these bounds, but they may be bounds of a "
+        "wrong picture."
     )
     return given, absent
 
@@ -159,7 +160,7 @@ def panel(lr: Tensor, bare: Tensor, certificate: Certificate, radius: float, tol
     predictor = predictors(certificate)[0]
     lower, upper = certificate.bounds(radius, predictor, beta)
     height, width = certificate.sr_bytes.shape[2:]
-    figure = Figure(figsize=(12, 8.6 * height / width + 0.7) if height < 2 * width else (9, 12), layout="constrained")
+    figure = Figure(figsize=(12.8, 8 * min(2.0, max(0.5, height / width)) + 0.5), layout="constrained")
     axes = figure.subplots(2, 3)
     pictures = [
         (lr, f"input, {certificate.lr_shape[2]} x {certificate.lr_shape[1]}"),

@@ -152,12 +152,17 @@ class SmoothedSR(nn.Module):
             ValueError: If an argument is out of its range, the model is in train mode, or agg is a percentile.
         """
         _check(lr)
+        layers = [layer for part in self.children() for layer in part.modules()]
         if len(lr) != 1:
             raise ValueError(f"certify takes one image (1,C,h,w), got {(*lr.shape,)}: call it for each")
-        if any(layer.training for part in self.children() for layer in part.modules()):
+        if any(layer.training for layer in layers):
             raise ValueError("the model is in train mode, where outputs of a batch may depend on each other: call model.eval()")
+        if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None for layer in layers):
+            raise ValueError("the model has batch norm without running statistics: outputs of a batch depend on each other")
         if self.agg not in ("median", "mean"):
             raise ValueError(f"certify speaks of the median or the mean, got agg={self.agg!r}")
+        if self.agg == "mean" and torch.finfo(lr.dtype).bits < 32:
+            raise ValueError(f"a mean is certified for lr in float32 or float64, since rounding would add up; got {lr.dtype}")
         if n < 1 or levels < 2 or not 0 < alpha < 1:
             raise ValueError(f"certify needs n >= 1, levels >= 2 and 0 < alpha < 1, got {n}, {levels} and {alpha}")
         if scope not in ("image", "pixel"):

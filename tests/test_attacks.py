@@ -143,7 +143,7 @@ MUTATIONS = {
     "bim, linf, not projected": ("_project", keep, partial(check_one_value, bim, "linf")),
     "cw, linf, not projected": ("_project", keep, partial(check_one_value, cw, "linf")),
     "bim, l2, projected to the cube": ("_project", lambda d, room, n: project(d, room, other[n]), partial(check_deviation, bim)),
-    "pgd, linf, projected to the ball": ("_project", lambda d, r, n: project(d, r, other[n]), partial(check_one_value, pgd, "linf")),
+    "pgd, linf, projected to the ball": ("_project", lambda *a: project(*a[:2], "l2"), partial(check_one_value, pgd, "linf")),
     "pgd, l2, sign steps": ("_normalise", lambda g, norm: normalise(g, other[norm]), partial(check_one_value, pgd, "l2")),
     "pgd, linf, downhill": ("_normalise", lambda g, norm: -normalise(g, norm), partial(check_one_value, pgd, "linf")),
     "cw, l2, downhill": ("_slope", lambda *a: (slope(*a)[0], -slope(*a)[1]), partial(check_one_value, cw, "l2")),
@@ -250,7 +250,7 @@ def test_the_best_of_all_iterates_is_kept_for_each_image(attack):
     losses = torch.stack([torch.sin(40 * x).flatten(1).norm(dim=1) for x in visited])
     best = torch.sin(40 * attacked).flatten(1).norm(dim=1)
     torch.testing.assert_close(best, losses.amax(0), rtol=1e-3 if attack is cw else 1e-5, atol=0)  # cw weighs the size, too
-    assert len(losses.argmax(0).unique()) > 1  # which iterate is the best depends on the image
+    assert (losses[:-1].amax(0) > 1.01 * losses[-1]).any()  # so the last one wouldn't do
 
 
 def test_restarts_never_lose_and_here_win():
