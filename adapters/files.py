@@ -37,7 +37,7 @@ def read(path: str | Path) -> tuple[State, str]:
         path: A torch.save file (.pth, .pt, .ckpt) or a .safetensors file.
 
     Returns:
-        The innermost state dict, floating-point tensors as float32, on the CPU; and the SHA-256 of the file in hexadecimal.
+        The innermost state dict, on the CPU; and the SHA-256 of the file in hexadecimal.
 
     Raises:
         CheckpointError: If the file is anything else, is damaged, or holds no tensors by name.
@@ -72,7 +72,7 @@ def unwrap(loaded: Any) -> State:
     if not state:
         keys = ", ".join(map(str, list(loaded)[:6])) or "none"
         raise CheckpointError(f"it holds no tensors by name, its keys are: {keys}; pass the file with the network's weights")
-    return {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+    return state
 
 
 def spellings(state: State) -> list[State]:

@@ -78,22 +78,19 @@ def _differentiable(network: nn.Module) -> nn.Module:
     for parent in list(network.modules()):
         child: Any
         for name, child in parent.named_children():
-            if type(child).__name__ == "PLKConv2d":
-                setattr(parent, name, PartialConvolution(child.conv, child.idx, getattr(child, "with_idt", False)))
+            if type(child).__name__ == "PLKConv2d" and not getattr(child, "with_idt", False):
+                setattr(parent, name, PartialConvolution(child.conv, child.idx))
     return network
 
 
 class PartialConvolution(nn.Module):
     """Convolve the first channels, pass the others on."""
 
-    def __init__(self, conv: nn.Module, channels: int, residual: bool) -> None:
+    def __init__(self, conv: nn.Module, channels: int) -> None:
         super().__init__()
         self.conv = conv
         self.channels = channels
-        self.residual = residual
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (B,F,h,w) to the same shape."""
-        first, rest = x[:, : self.channels], x[:, self.channels :]
-        convolved = self.conv(first)
-        return torch.cat([first + convolved if self.residual else convolved, rest], dim=1)
+        return torch.cat([self.conv(x[:, : self.channels]), x[:, self.channels :]], dim=1)

@@ -123,6 +123,10 @@ def test_state_dict_is_the_networks_in_both_directions(wrap):
     assert model.state_dict()._metadata == bare.state_dict()._metadata
 
 
+def test_versions_travel_with_the_state_dict():
+    assert GrayAsRGB(nn.BatchNorm2d(3)).state_dict()._metadata == nn.BatchNorm2d(3).state_dict()._metadata
+
+
 def test_state_dict_when_nested():
     outer = nn.ModuleDict({"sr": fitted(multiple_of=8), "other": nn.Linear(1, 1)})
     bare = nn.ModuleDict({"sr": Fussy(), "other": nn.Linear(1, 1)})

@@ -255,16 +255,19 @@ def test_a_uniform_change_leaves_no_certified_psnr():
     assert flips_are_feared()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("predictor", ["ideal", "served"])
 @pytest.mark.parametrize("case", CASES)
 def test_certified_psnr(case, predictor):
     assert psnr_is_never_above_the_truth(case, predictor)
 
 
+@pytest.mark.slow
 def test_certified_linf_psnr():
     assert linf_psnr_is_never_above_the_truth()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", ["LinearSR", "LinearSR tiled", "Step"])
 def test_mean_bounds(case):
     assert mean_bounds_hold(case)
@@ -379,6 +382,14 @@ def by_known_seed(f, lr, tiles, sigma, n, ranks, seed, *rest, original=draws.qua
     return original(f, lr, tiles, sigma, n, ranks, 7, *rest)
 
 
+def noise_on_copies(f, lr, index, tile, sigma, n, source, batching):
+    rows, columns = tile
+    patch = lr[..., rows.first : rows.last, columns.first : columns.last][..., list(rows.gather), :][..., list(columns.gather)]
+    outputs = f(patch + sigma * source(index, range(n), (*patch.shape[1:],)))
+    scale = outputs.shape[3] // patch.shape[3]
+    yield outputs[..., draws.output_slice(rows, scale, rows.offset), draws.output_slice(columns, scale, columns.offset)]
+
+
 @pytest.mark.parametrize(
     ("where", "name", "mutant", "check"),
     [
@@ -390,6 +401,7 @@ def by_known_seed(f, lr, tiles, sigma, n, ranks, seed, *rest, original=draws.qua
         (error_bounds, "_error", error_above, flips_are_feared),
         (error_bounds, "_error", error_below, flips_are_feared),
         (certificate, "multiplicity", one_patch, flips_are_feared),
+        (draws, "draw", noise_on_copies, lambda: ideal_bounds_hold("Step", 50)),
         (bounds, "served_shift", no_shift, lambda: served_bounds_hold("LinearSR", "value")),
         (bounds, "served_shift", no_shift, lambda: served_bounds_hold("Same", "value")),
         (bounds, "served_shift", shift_of_one_value, lambda: served_bounds_hold("Same", "image")),
