@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import sys
+import warnings
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any
@@ -52,9 +53,11 @@ def build(spec: str, states: Sequence[State], scale: int | None) -> Found:
         raise ValueError(f"the options of basicsr:{name} must be JSON: {error}") from None
     architecture = _architecture(name)
     try:
-        network = architecture(**options)
-    except TypeError as error:
-        raise ValueError(f"basicsr:{name} can't be built with {options}: {error}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the code of the architectures, which is nothing that a user could mend
+            network = architecture(**options)
+    except Exception as error:  # each architecture checks its options in its own way
+        raise ValueError(f"basicsr:{name} can't be built with {options}: {type(error).__name__} {error}") from error
     fill(network, states, f"basicsr:{name}")
     channels = next((options[key] for key in ("num_in_ch", "in_chans", "in_channels", "in_nc") if key in options), 3)
     measured, multiple = _try_sides(network.eval(), name, channels, options.get("window_size", 1))
@@ -86,7 +89,9 @@ def _try_sides(network: nn.Module, name: str, channels: int, window: int) -> tup
     for multiple in sorted({1, 2, 4, 8, 16, 32, 64, window}):
         side = multiple * (16 // multiple + 1)
         try:
-            enlarged = network(torch.full((1, channels, side, side), 0.5)).shape[-1]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                enlarged = network(torch.full((1, channels, side, side), 0.5)).shape[-1]
         except Exception as error:  # whatever a network raises that wants other sides, or is none for images
             reason = f"{type(error).__name__} {' '.join(str(error).split())[:160]}"
             continue

@@ -127,7 +127,11 @@ def _find(source: str, arch: str | None, scale: int | None) -> tuple[Found, str 
     family, _, rest = (arch or "").partition(":")
     if family not in ("", "torchsr", "basicsr") or (arch and not rest):
         raise ValueError(f"arch must be torchsr:NAME or basicsr:NAME{{...}}, got {arch}")
+    if source.startswith("basicsr:"):
+        raise ValueError(f"{source} names an architecture without weights; pass a file of them and arch='{source}'")
     if source.startswith("torchsr:"):
+        if arch:
+            raise ValueError(f"arch goes with a file, but {source} is none; leave arch={arch!r} out")
         return torchsr.pretrained(source.removeprefix("torchsr:"), scale), None
     path = builtin.BUILTIN.get(source, source)
     if not os.path.exists(path):

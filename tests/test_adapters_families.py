@@ -183,11 +183,15 @@ def basicsr_registry():
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_basicsr_errors(tmp_path):
     path = save(EDSR(8, 1, 2), tmp_path / "net.pth")
+    with pytest.raises(ValueError, match="basicsr:EDSR names an architecture without weights; pass a file"):
+        load("basicsr:EDSR")
     with pytest.raises(ValueError, match="must be JSON"):
         load(path, arch="basicsr:EDSR{upscale: 2}")
     basicsr_registry()
     with pytest.raises(ValueError, match=r"no architecture Nothing; it has .*EDSR"):
         load(path, arch="basicsr:Nothing")
+    with pytest.raises(ValueError, match=r"can't be built with .*scale 5 is not supported"):
+        load(path, arch='basicsr:EDSR{"num_in_ch": 3, "num_out_ch": 3, "upscale": 5}')
     with pytest.raises(ValueError, match="can't be built with"):
         load(path, arch='basicsr:EDSR{"upscael": 2}')
     with pytest.raises(CheckpointError, match=r"it is no basicsr:MSRResNet: .* missing"):

@@ -74,6 +74,8 @@ def test_by_name(tmp_path, lr, monkeypatch):
         load(path, arch="torchsr:ninasr")
     with pytest.raises(ValueError, match="contradicts scale=3"):
         load(path, arch="torchsr:ninasr_b0@x2", scale=3)
+    with pytest.raises(ValueError, match="leave arch='torchsr:rcan' out"):
+        load("torchsr:ninasr_b0@x2", arch="torchsr:rcan")
     with pytest.raises(ValueError, match="arch must be torchsr:NAME or basicsr:NAME"):
         load(path, arch="ninasr_b0")
 
