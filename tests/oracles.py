@@ -27,8 +27,8 @@ NUDGE = 1e-7  # how far beyond a radius the truth is taken, so that outputs on t
 class LinearSR(nn.Module):
     """A 3x3 convolution with weights of both signs, wrapped around the border, and pixels repeated to the scale.
 
-    Every output value is .5 plus an inner product of norm `gain` with x - .5: an attack of l2 norm r moves it by gain * r at most. On
-    images that stay in .4 to .6, outputs stay inside (0, 1) with noise up to .1.
+    Every output value is .5 plus an inner product of norm `gain` with x - .5: an attack of l2 norm r moves it by gain * r at most.
+    On images that stay in .4 to .6, outputs stay inside (0, 1) with noise up to .1.
 
     Example:
         >>> net = LinearSR(channels=3)
