@@ -133,11 +133,13 @@ def strongest(model: Model, lr: Tensor, reference: Tensor | None = None, *, eps:
     or its mean in place of its median. Without reference, those are driven away from their own output. lr itself is judged too.
     Takes, returns and raises what `pgd` does.
     """
-    options: dict[str, Any] = {"eps": eps, "norm": norm, "loss": loss, "target": target, "seed": seed}
+    options: dict[str, Any] = {"eps": eps, "norm": norm, "loss": loss, "target": target}
     gain = _gain(model, lr, reference, target, loss, evaluations)
-    results = [lr, *(attack(model, lr, reference, draws=draws, **options) for attack in attacks)]
-    for other in [transfer_from] if callable(transfer_from) else transfer_from:
-        results += [attack(other, lr, reference, **options) for attack in attacks]
+    others = [transfer_from] if callable(transfer_from) else transfer_from
+    results = [lr]
+    for number, attack in enumerate(attacks):  # a seed each: bim without reference would repeat pgd
+        results.append(attack(model, lr, reference, draws=draws, seed=seed + number, **options))
+        results += [attack(other, lr, reference, seed=seed + number, **options) for other in others]
     harm = torch.stack([_mean(gain, result - lr, evaluations) for result in results])
     return torch.stack(results)[harm.argmax(0).flatten(), torch.arange(len(lr), device=lr.device)]
 

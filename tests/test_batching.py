@@ -80,6 +80,16 @@ def test_the_fastest_plan_is_found_and_kept(seconds, expected, simulate):
     assert predictor.all(batches, 21) == settled
 
 
+def test_a_shorter_batch_tells_nothing_about_its_plan(simulate):
+    predictor, batches = simulate(lambda size, _: 10 + size), Batching(None, False)
+    for _ in range(8):
+        settled = predictor.all(batches, 21)
+    assert [size for size, _ in settled] == [16, 5]
+    for _ in range(3):  # with more to do, larger batches are tried, though 5 draws took less time than 16
+        settled = predictor.all(batches, 256)
+    assert settled[0][0] >= 64
+
+
 def test_a_draw_is_never_made_twice_to_measure(simulate):
     predictor, batches = simulate(lambda size, _: 10 + size), Batching(None, True)
     for _ in range(4):

@@ -69,6 +69,8 @@ def test_train_mode_warns_in_forward_and_is_refused_by_certify():
     for other in (smoothed, SmoothedSR(network(), SIGMA, 3, denoiser=nn.Sequential(nn.BatchNorm2d(3)).train())):
         with pytest.raises(ValueError, match=r"train mode.*eval"):
             other.certify(image())
+    with pytest.raises(ValueError, match="batch norm without running statistics"):
+        SmoothedSR(nn.BatchNorm2d(3, track_running_stats=False).eval(), SIGMA, 3).certify(image())
 
 
 def named(*keys: str) -> nn.Module:
