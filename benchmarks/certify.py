@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from typing import Any
+from unittest.mock import patch
 
 import torch
 
@@ -60,13 +61,12 @@ def certify(size: int, tile: int | None, halo: int, n: int) -> dict[str, float]:
     for _ in range(3 if n > 100 else 0):  # find the batch size first
         with torch.no_grad():
             smoothed(lr)
-    smoothed.model.forward = timed("forward", smoothed.model.forward)
-    kept = draws._Draws.add, draws._Draws.ranks
-    draws._Draws.add, draws._Draws.ranks = (timed("order statistics", method) for method in kept)
-    try:
+    with (
+        patch.object(smoothed.model, "forward", timed("forward", smoothed.model.forward)),
+        patch.object(draws._Draws, "add", timed("order statistics", draws._Draws.add)),
+        patch.object(draws._Draws, "ranks", timed("order statistics", draws._Draws.ranks)),
+    ):
         timed("total", lambda: smoothed.certify(lr, n=n))()
-    finally:
-        draws._Draws.add, draws._Draws.ranks = kept
     return spent
 
 

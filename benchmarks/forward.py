@@ -10,6 +10,7 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 
 import torch
 
@@ -49,7 +50,7 @@ def main() -> None:
         plans = [(size, layout) for layout in (torch.contiguous_format, torch.channels_last) for size in (1, 2, 3, 4, 7, 11, 21)]
         for _ in range(6):  # warm up, and let the smoother find its batch
             smoothed(lr)
-        found = {plan: min(seconds(lambda plan=plan: passes(*plan)) for _ in range(4)) for plan in plans}
+        found = {plan: min(seconds(partial(passes, *plan)) for _ in range(4)) for plan in plans}
         best = min(found, key=found.__getitem__)
         rounds = [
             (seconds(loop), seconds(lambda: smoothed(lr)), seconds(lambda: passes(*best))) for _ in range(args.rounds)

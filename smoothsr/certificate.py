@@ -143,8 +143,6 @@ class Certificate:
             y: Compare BT.601 luma, as papers do; needs three channels.
             border: Output pixels left out at each side.
 
-        Returns:
-            dB.
         """
         self._require_image("psnr")
         self._require(radius, predictor)
@@ -169,7 +167,8 @@ class Certificate:
         Args:
             tolerance: In [0, 1] units, such as 8/255.
             predictor: "served" or "ideal".
-            beta, per: As for `bounds`.
+            beta: As for `bounds`.
+            per: As for `bounds`.
             center: (1,C,H,W) in [0, 1]; None is the served output.
 
         Returns:

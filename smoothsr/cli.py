@@ -22,7 +22,10 @@ def main(argv: list[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("smoothsr: interrupted", file=sys.stderr)
             return 130
-        except (ValueError, OSError, ImportError, MemoryError) as error:
+        except Exception as error:
+            # torch's OutOfMemoryError by name, since the parser must not import torch; anything else is a bug and shows its trace.
+            if not isinstance(error, ValueError | OSError | ImportError | MemoryError) and type(error).__name__ != "OutOfMemoryError":
+                raise
             print(f"smoothsr: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
             return 2
 

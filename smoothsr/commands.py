@@ -52,7 +52,7 @@ def upscale(args: argparse.Namespace) -> int:
             target.parent.mkdir(parents=True, exist_ok=True)
             images.write(target, _like(picture, sr, picture.bits))
             print(f"{target}{' (overwritten)' if existed else ''}")
-        except (ValueError, OSError, ImportError, MemoryError) as error:
+        except (ValueError, OSError, ImportError, MemoryError, torch.OutOfMemoryError) as error:
             failed += 1
             print(f"smoothsr: {path}: {_line(error)}", file=sys.stderr)
     print(f"{len(paths) - failed - skipped} upscaled, {skipped} skipped, {failed} failed")

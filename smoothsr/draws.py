@@ -6,7 +6,6 @@ of such patches, and the outputs are cropped to the tile. What happens to a tile
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -14,11 +13,11 @@ from torch import Tensor
 
 from smoothsr import noise
 from smoothsr.batching import Batching
+from smoothsr.ranks import in_chunks, order_statistics
 from smoothsr.tiles import Span, Tile
 
-__all__ = ["order_statistics", "quantiles", "smooth"]
+__all__ = ["quantiles", "smooth"]
 
-CHUNK = 2**19  # bytes that are transposed and sorted at a time: they stay in a core's cache
 DIRECT = 1024  # up to so many draws of a tile are kept as they are, more of them as histograms
 Network = Callable[[Tensor], Tensor]
 Progress = Callable[[int, int], None]
@@ -190,7 +189,7 @@ class _Draws:
             values = np.tile(np.arange(256, dtype=np.uint8), len(counts))
             result[:, part] = np.repeat(values, counts.ravel()).reshape(len(counts), self.n)[:, index].T
 
-        _in_chunks(look_up, self.block.shape[1], self.n)
+        in_chunks(look_up, self.block.shape[1], self.n)
         return result.reshape(len(ranks), *self.shape)
 
     def _flush(self) -> None:
@@ -202,56 +201,5 @@ class _Draws:
             counts = np.bincount(columns.ravel(), minlength=256 * columns.shape[1])
             self.histogram[part] += counts.reshape(-1, 256).astype(np.uint32)
 
-        _in_chunks(count, block.shape[1], 8 * max(1, self.held))
+        in_chunks(count, block.shape[1], 8 * max(1, self.held))
         self.held = 0
-
-
-def order_statistics(draws: Tensor, ranks: Sequence[int]) -> Tensor:
-    """Compute the k-th smallest of n draws for each rank k; gradients flow to the draw that is picked.
-
-    Args:
-        draws: (n,...), uint8, float32 or float64.
-        ranks: 1-based, in 1..n.
-
-    Returns:
-        (len(ranks),...), in the dtype of draws.
-
-    Example:
-        >>> order_statistics(torch.tensor([[3.0], [1.0], [2.0]]), [1, 2]).flatten().tolist()
-        [1.0, 2.0]
-    """
-    if not all(1 <= rank <= len(draws) for rank in ranks):
-        raise ValueError(f"ranks must be in 1..{len(draws)}, got {list(ranks)}")
-    if draws.requires_grad:
-        return torch.stack([draws.kthvalue(rank, dim=0).values for rank in ranks])
-    flat = draws.flatten(1)
-    result = torch.empty((len(ranks), flat.shape[1]), dtype=draws.dtype, device=draws.device)
-    index = [rank - 1 for rank in ranks]
-
-    if draws.device.type == "cpu":
-        source, target = flat.numpy(), result.numpy()
-
-        def pick(part: slice) -> None:
-            # Sorting runs over contiguous rows: by radix for bytes ("stable"), with vector instructions for floats.
-            block = np.ascontiguousarray(source[:, part].T)
-            block.sort(axis=1, kind="stable" if block.dtype == np.uint8 else None)
-            target[:, part] = block[:, index].T
-
-        _in_chunks(pick, flat.shape[1], len(draws) * flat.element_size())
-    else:
-        for start in range(0, flat.shape[1], 2**16):
-            result[:, start : start + 2**16] = flat[:, start : start + 2**16].sort(dim=0).values[index]
-    return result.reshape(len(ranks), *draws.shape[1:])
-
-
-def _in_chunks(work: Callable[[slice], None], columns: int, bytes_each: int) -> None:
-    """Run work on slices of 0..columns, each of about CHUNK bytes, on as many threads as torch uses."""
-    step = max(16, CHUNK // bytes_each)
-    parts = [slice(start, min(start + step, columns)) for start in range(0, columns, step)]
-    threads = min(torch.get_num_threads(), len(parts))
-    if threads == 1:
-        for part in parts:
-            work(part)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(work, parts))

@@ -116,7 +116,8 @@ class SmoothedSR(nn.Module):
         outputs = self.model(patches if self.denoiser is None else self.denoiser(patches))
         if not (isinstance(outputs, Tensor) and outputs.ndim == 4 and len(outputs) == len(patches)):
             raise ValueError(f"the model must return (B,C,H,W), got {getattr(outputs, 'shape', type(outputs).__name__)}")
-        if not outputs.isfinite().all():  # before the clamp, which would hide infinite values
+        extremes = torch.stack(outputs.detach().aminmax())  # in one pass; before the clamp, which would hide infinite values
+        if not extremes.isfinite().all():
             raise ValueError("the model's output has NaN or infinite values; check its precision and its input range")
         return torch.clamp(outputs if outputs.dtype == torch.float64 else outputs.float(), 0, 1)
 

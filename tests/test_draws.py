@@ -131,37 +131,6 @@ def test_no_two_tiles_draws_are_ever_alive(monkeypatch):
         assert most == [(1, n * 64)] * len(most)
 
 
-@pytest.mark.parametrize("dtype", [torch.uint8, torch.float32, torch.float64])
-@pytest.mark.parametrize("threads", [1, 3])
-def test_order_statistics_are_numpys(dtype, threads, monkeypatch):
-    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
-    monkeypatch.setattr(draws, "CHUNK", 2048)  # several chunks, the last one shorter
-    generator = torch.Generator().manual_seed(0)
-    values = torch.randint(0, 20, (31, 3, 17, 5), generator=generator).to(dtype)  # ties among them
-    ranks = [1, 16, 2, 31, 31]
-    found = draws.order_statistics(values, ranks)
-    assert found.dtype == dtype
-    assert (found.numpy() == np.sort(values.numpy(), axis=0)[[0, 15, 1, 30, 30]]).all()
-    # The layout of the draws does not matter.
-    cropped = values.contiguous(memory_format=torch.channels_last)[..., 1:4, 2:]
-    assert torch.equal(draws.order_statistics(cropped, ranks), found[..., 1:4, 2:])
-
-
-def test_order_statistics_pass_gradients_to_the_draw_that_is_picked():
-    values = torch.rand(9, 2, 3, generator=torch.Generator().manual_seed(1))
-    tracked = values.clone().requires_grad_()
-    found = draws.order_statistics(tracked, [2, 9])
-    assert torch.equal(found.detach(), draws.order_statistics(values, [2, 9]))
-    found[0].sum().backward()
-    assert torch.equal(tracked.grad, (values == values.sort(0).values[1]).float())
-
-
-@pytest.mark.parametrize("ranks", [[0], [4], [2, -1]])
-def test_order_statistics_refuse_other_ranks(ranks):
-    with pytest.raises(ValueError, match=r"ranks must be in 1\.\.3"):
-        draws.order_statistics(torch.rand(3, 2), ranks)
-
-
 @pytest.mark.parametrize("shape", [(9, 10), (3, 2), (12, 5), (6, 10), (0, 0)])
 def test_output_must_be_an_integer_multiple(shape):
     def odd(patches):
