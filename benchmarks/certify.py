@@ -2,8 +2,8 @@
 
     python benchmarks/certify.py [--size 64] [--tile 16 --halo 4]
 
-The time inside the network is set against that of the order statistics and of everything else, in one run. Peak memory is that of new
-processes which certify with 100 and with 1000 draws, by tiles.
+The time inside the network is set against that of the order statistics and of everything else, in one run. Peak memory is that
+of new processes which certify with 100 and with 1000 draws, by tiles.
 """
 
 import argparse
@@ -35,7 +35,7 @@ def main() -> None:
         spent = certify(args.size, tile, args.halo, 1000)
         rest = spent["total"] - spent["forward"] - spent["order statistics"]
         where = f"tile {tile}, halo {args.halo}" if tile else "one tile"
-        print(f"certify(n=1000), {args.size}x{args.size} LR, {where}: {spent['total']:.1f} s, {spent['forward']:.1f} s of it forward")
+        print(f"certify(n=1000), {args.size}x{args.size}, {where}: {spent['total']:.1f} s, {spent['forward']:.1f} s of it forward")
         print(f"  order statistics / forward: {spent['order statistics'] / spent['forward']:.3f}   (at most 0.10 wanted)")
         print(f"  everything else / forward:  {rest / spent['forward']:.3f}   (noise, padding, rounding, serving)")
     command = [sys.executable, __file__, "--size", str(args.size), "--tile", str(args.tile), "--halo", str(args.halo), "--peak"]

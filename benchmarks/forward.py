@@ -2,8 +2,8 @@
 
     python benchmarks/forward.py [--model builtin] [--size 64] [-n 21]
 
-The floor is the n forward passes alone, at the best batch and layout found by trying. All are timed in turn, several rounds, and the
-medians of the rounds are compared.
+The floor is the n forward passes alone, at the best batch and layout found by trying. All are timed in turn, several rounds, and
+the medians of the rounds are compared.
 """
 
 import argparse

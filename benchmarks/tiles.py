@@ -35,8 +35,8 @@ def main() -> None:
     pairs = [pair for pair in chain(datasets.set5(), islice(datasets.b100(), args.b100)) if args.only in (None, pair[0])]
 
     lines = [
-        f"`python benchmarks/tiles.py --sigma {args.sigma:g} --crop {args.crop}`: {len(pairs)} crops of {args.crop}x{args.crop} LR "
-        f"pixels ({', '.join(name for name, _, _ in pairs)}), {args.model}, sigma {args.sigma:g}, n=1000, alpha=.001, G=32, ideal "
+        f"`python benchmarks/tiles.py --sigma {args.sigma:g} --crop {args.crop}`: {len(pairs)} crops of {args.crop}x{args.crop} "
+        f"LR pixels ({', '.join(name for name, _, _ in pairs)}), {args.model}, sigma {args.sigma:g}, n=1000, alpha=.001, G=32, ideal "
         "predictor; means over images (PSNR to the ground truth on RGB, certified PSNR to the output itself, in dB; in brackets the "
         "smallest).",
         "",

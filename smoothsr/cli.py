@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
             print("smoothsr: interrupted", file=sys.stderr)
             return 130
         except Exception as error:
-            # torch's OutOfMemoryError by name, since the parser must not import torch; anything else is a bug and shows its trace.
+            # torch's OutOfMemoryError by name, as the parser must not import torch; anything else is a bug and shows its trace.
             if not isinstance(error, ValueError | OSError | ImportError | MemoryError) and type(error).__name__ != "OutOfMemoryError":
                 raise
             print(f"smoothsr: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)

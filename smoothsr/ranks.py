@@ -45,7 +45,8 @@ def order_statistics(draws: Tensor, ranks: Sequence[int]) -> Tensor:
         return torch.stack([draws.kthvalue(rank, dim=0).values for rank in ranks])
     flat = draws.flatten(1)
     result = torch.empty((len(ranks), flat.shape[1]), dtype=draws.dtype, device=draws.device)
-    source, target = (flat.numpy(), result.numpy()) if draws.device.type == "cpu" else (flat, result)
+    source: Any = flat.numpy() if draws.device.type == "cpu" else flat
+    target: Any = result.numpy() if draws.device.type == "cpu" else result
     index = [rank - 1 for rank in ranks]
 
     def select(part: slice) -> None:
