@@ -23,8 +23,9 @@ def main(argv: list[str] | None = None) -> int:
             print("smoothsr: interrupted", file=sys.stderr)
             return 130
         except Exception as error:
-            # torch's OutOfMemoryError by name, as the parser must not import torch; anything else is a bug and shows its trace.
-            if not isinstance(error, ValueError | OSError | ImportError | MemoryError) and type(error).__name__ != "OutOfMemoryError":
+            # torch's OutOfMemoryError goes by its name, as the parser must not import torch. Anything else is a bug: show its trace.
+            expected = isinstance(error, ValueError | OSError | ImportError | MemoryError)
+            if not expected and type(error).__name__ != "OutOfMemoryError":
                 raise
             print(f"smoothsr: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr)
             return 2
@@ -54,7 +55,7 @@ def parser() -> argparse.ArgumentParser:
     cert.add_argument("--alpha", type=number, default=1e-3, help="failure probability of the certificate (default .001)")
     cert.add_argument("--beta", type=number, default=1e-3, help="failure probability of a served value (default .001)")
     cert.add_argument("--levels", type=int, default=32, help="bounds stored for each value (default 32)")
-    cert.add_argument("--radius", type=number, nargs="+", help="l2 radii to tabulate (default: .25, .5, 1 and 2 sigma)")
+    cert.add_argument("--radius", type=number, nargs="+", help="l2 radii to tabulate (default: .25, .5, 1 and 1.5 sigma)")
     cert.add_argument("--tolerance", type=number, default=8, help="of the radius map, in 8-bit steps (default 8)")
     cert.add_argument("--reference", type=Path, help="ground truth image, for certified fidelity")
     _common(cert, tile=8, halo=2)

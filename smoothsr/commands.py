@@ -70,7 +70,7 @@ def certify(args: argparse.Namespace) -> int:
     if reference is not None and reference.shape != (1, picture.pixels.shape[1], height, width):
         size = f"{reference.shape[3]}x{reference.shape[2]} pixels, {reference.shape[1]} channels"
         raise UserError(f"{args.reference} is {size}; the output has {width}x{height} pixels, {picture.pixels.shape[1]} channels")
-    radii = args.radius or [share * args.sigma for share in (0.25, 0.5, 1, 2)]
+    radii = args.radius or [share * args.sigma for share in (0.25, 0.5, 1, 1.5)]
     if min(radii) < 0 or not 0 <= args.tolerance <= 255 or not 0 < args.beta < 1:
         raise UserError("--radius must be at least 0, --tolerance 0 to 255, and --beta between 0 and 1")
     shown = min([radius for radius in radii if radius > 0], default=0.0)

@@ -17,7 +17,7 @@ def test_predictors_are_those_that_can_be_spoken_of():
 
 
 def test_rows_and_table_agree_with_the_certificate():
-    lr, made = certificate(tile=2, halo=1)
+    _, made = certificate(tile=2, halo=1)
     reference = torch.rand(made.sr.shape, generator=torch.Generator().manual_seed(1))
     found = report.rows(made, [0.0, 0.01], 16 / 255, 0.01, reference)
     assert [(row["predictor"], row["radius"]) for row in found] == [(p, r) for p in ("served", "ideal") for r in (0.0, 0.01)]
