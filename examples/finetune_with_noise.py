@@ -1,6 +1,6 @@
 """Make a network better under smoothing: a plain training loop, with noise on its input from one hook.
 
-    python examples/finetune_with_noise.py photos/*.jpg --steps 200 --out tuned.safetensors
+python examples/finetune_with_noise.py photos/*.jpg --steps 200 --out tuned.safetensors
 """
 
 import argparse

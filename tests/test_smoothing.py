@@ -128,7 +128,7 @@ def test_output_has_the_inputs_precision(dtype, tolerance):
         noises = noise.source(0, lr.device, dtype)(0, range(5), (3, 6, 5))
         expected = torch.stack([net((lr + SIGMA * one).to(dtype)).clamp(0, 1) for one in noises]).median(0).values
     assert found.dtype == dtype
-    assert torch.allclose(found, expected, atol=tolerance)
+    assert torch.allclose(found, expected, rtol=0, atol=tolerance)
 
 
 def test_a_network_that_fails_in_channels_last_or_runs_out_of_memory_works():
@@ -187,10 +187,13 @@ def test_certification_draws_are_fresh_even_if_serving_is_not():
     assert first.input_digest == second.input_digest == archive.digest([lr])
 
 
-def test_low_precision_is_rounded_once():
-    """Every value of bfloat16, whose 255-fold bfloat16 can't hold: the output must be the byte that the draws are."""
+@pytest.mark.parametrize("widen", [False, True])
+def test_low_precision_is_rounded_as_served(widen):
+    """bfloat16 can't hold 255 times its values, nor a float32 network's output: draws must be rounded as the output is."""
+    net = nn.Identity().eval()
+    net.forward = lambda x: x.float() * 0.97 if widen else x
     lr = torch.arange(256).div(256).bfloat16().expand(1, 1, 4, 256)
-    certificate = SmoothedSR(nn.Identity().eval(), 1e-9, 1).certify(lr, **CERTIFY)
+    certificate = SmoothedSR(net, 1e-9, 1).certify(lr, **CERTIFY)
     assert certificate.dtype == "bfloat16"
     assert (certificate.lower <= certificate.sr_bytes).all()
     assert (certificate.sr_bytes <= certificate.upper).all()

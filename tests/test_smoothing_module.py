@@ -96,9 +96,9 @@ def test_state_dict_is_the_bare_networks(keys, denoised):
     bare = named(*keys)
     denoiser = nn.Conv2d(3, 3, 1) if denoised else None
     smoothed = SmoothedSR(copy.deepcopy(bare), SIGMA, denoiser=denoiser)
-    holder = nn.ModuleDict({"sr": nn.ModuleList([smoothed, nn.Linear(1, 1)]), "model": nn.Linear(1, 1)})
+    holder = nn.ModuleDict({"a": nn.Linear(1, 1), "sr": nn.ModuleList([smoothed, nn.Linear(1, 1)]), "model": nn.Linear(1, 1)})
     assert [*smoothed.state_dict()] == [*bare.state_dict()]
-    linear = {f"{place}.{name}" for place in ("sr.1", "model") for name in ("weight", "bias")}
+    linear = {f"{place}.{name}" for place in ("a", "sr.1", "model") for name in ("weight", "bias")}
     assert {*holder.state_dict()} == linear | {f"sr.0.{key}" for key in keys}
 
     kept = copy.deepcopy(denoiser)
@@ -148,6 +148,7 @@ def test_bad_options_are_refused(options, message):
 def test_options_are_those_of_the_moment():
     smoothed = SmoothedSR(nn.Identity().eval(), SIGMA, np.int64(3), tile=np.int64(2), halo=2.0)
     assert [type(option) for option in (smoothed.n, smoothed.tile, smoothed.halo)] == [int] * 3
+    smoothed(image())
     smoothed.n = 201  # the median's rank goes with it
     assert smoothed(torch.full((1, 3, 8, 8), 0.5)).mean() == pytest.approx(0.5, abs=0.02)
     assert "n=201" in repr(smoothed)
