@@ -17,7 +17,8 @@ from torch import Tensor
 __all__ = ["Batching"]
 
 GAIN = 0.97  # a batch twice as large must take less than this share of the time per draw
-PATIENCE = 2  # doublings without a gain, after which larger batches are not tried
+PATIENCE = 3  # doublings without a gain, after which larger batches are not tried
+TRIALS = 3  # times that each plan is timed, the first including its kernels' preparation; no more, or its best would be luck
 
 
 class Plan(NamedTuple):
@@ -28,7 +29,7 @@ class Plan(NamedTuple):
 
 
 class Batching:
-    """Remembers, for each kind of patch, the two best times per draw, in seconds, of every plan tried.
+    """Remembers, for each kind of patch, the times per draw, in seconds, of every plan tried.
 
     Args:
         batch_size: Draws in one forward pass; None finds it out. Out of memory halves it, with a warning.
@@ -64,33 +65,33 @@ class Batching:
             except (RuntimeError, MemoryError) as error:
                 self._rule_out(plan, tried, error)
                 continue
-            if len(batch) == plan.size:
-                tried[plan] = sorted([*tried.get(plan, []), (_clock(batch.device) - start) / plan.size])[:2]
+            times = tried.setdefault(plan, [])
+            if len(batch) == plan.size and len(times) < TRIALS:
+                times.append((_clock(batch.device) - start) / plan.size)
             return outputs
 
     def _plan(self, tried: dict[Plan, list[float]], remaining: int) -> Plan:
         for plan in self._candidates(tried):
-            # Twice, since the first time includes the kernels' preparation.
-            if plan.size <= remaining and len(tried.get(plan, ())) < 2:
+            if plan.size <= remaining and len(tried.get(plan, ())) < TRIALS:
                 return plan
-        known = {plan: seconds[0] for plan, seconds in tried.items() if seconds[0] < math.inf}
+        known = {plan: min(times) for plan, times in tried.items() if min(times, default=math.inf) < math.inf}
         return min(known, key=known.__getitem__) if known else Plan(False, self.batch_size or 1)
 
     def _candidates(self, tried: dict[Plan, list[float]]) -> list[Plan]:
         """Plans worth trying, given what is known: both layouts, then doubled sizes in the better one while they pay."""
         size = self.batch_size or 1
         layouts = [Plan(False, size), Plan(True, size)] if self.convolutional else [Plan(False, size)]
-        if self.batch_size or any(len(tried.get(plan, ())) < 2 for plan in layouts):
+        if self.batch_size or any(len(tried.get(plan, ())) < TRIALS for plan in layouts):
             return layouts
-        plans = [min(layouts, key=lambda plan: tried[plan][0])]
-        best, since = tried[plans[0]][0], 0
+        plans = [min(layouts, key=lambda plan: min(tried[plan]))]
+        best, since = min(tried[plans[0]]), 0
         while since < PATIENCE:
             plans.append(plans[-1]._replace(size=2 * plans[-1].size))
-            seconds = tried.get(plans[-1], ())
-            if len(seconds) < 2 or seconds[0] == math.inf:
+            times = tried.get(plans[-1], ())
+            if len(times) < TRIALS or math.inf in times:
                 break
-            since = 0 if seconds[0] < GAIN * best else since + 1
-            best = min(best, seconds[0])
+            since = 0 if min(times) < GAIN * best else since + 1
+            best = min(best, *times)
         return plans
 
     def _rule_out(self, plan: Plan, tried: dict[Plan, list[float]], error: Exception) -> None:
@@ -105,7 +106,7 @@ class Batching:
                 self.batch_size = half
         elif not plan.channels_last:  # a network that reshapes with view() fails in this layout; other errors will come again
             raise error
-        tried[plan] = [math.inf, math.inf]
+        tried[plan] = [math.inf] * TRIALS
 
 
 def _clock(device: torch.device) -> float:

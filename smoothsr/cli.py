@@ -23,7 +23,7 @@ def main(argv: list[str] | None = None) -> int:
             print("smoothsr: interrupted", file=sys.stderr)
             return 130
         except Exception as error:
-            # torch's OutOfMemoryError goes by its name, as the parser must not import torch. Anything else is a bug: show its trace.
+            # torch's OutOfMemoryError by its name, since the parser must not import torch. Anything else is a bug: show its trace.
             expected = isinstance(error, ValueError | OSError | ImportError | MemoryError)
             if not expected and type(error).__name__ != "OutOfMemoryError":
                 raise
