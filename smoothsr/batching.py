@@ -75,7 +75,11 @@ class Batching:
             if plan.size <= remaining and len(tried.get(plan, ())) < TRIALS:
                 return plan
         known = {plan: min(times) for plan, times in tried.items() if min(times, default=math.inf) < math.inf}
-        return min(known, key=known.__getitem__) if known else Plan(False, self.batch_size or 1)
+        best = min(known, key=known.__getitem__) if known else Plan(False, self.batch_size or 1)
+        if self.batch_size:
+            return best
+        # As many batches as that size takes, but of one length: a short last one would waste its share.
+        return best._replace(size=math.ceil(remaining / math.ceil(remaining / best.size)))
 
     def _candidates(self, tried: dict[Plan, list[float]]) -> list[Plan]:
         """Plans worth trying, given what is known: both layouts, then doubled sizes in the better one while they pay."""

@@ -189,7 +189,7 @@ class _Draws:
             values = np.tile(np.arange(256, dtype=np.uint8), len(counts))
             result[:, part] = np.repeat(values, counts.ravel()).reshape(len(counts), self.n)[:, index].T
 
-        in_chunks(look_up, self.block.shape[1], self.n)
+        in_chunks(look_up, self.block.shape[1], self.n, torch.get_num_threads())
         return result.reshape(len(ranks), *self.shape)
 
     def _flush(self) -> None:
@@ -201,5 +201,5 @@ class _Draws:
             counts = np.bincount(columns.ravel(), minlength=256 * columns.shape[1])
             self.histogram[part] += counts.reshape(-1, 256).astype(np.uint32)
 
-        in_chunks(count, block.shape[1], 8 * max(1, self.held))
+        in_chunks(count, block.shape[1], 8 * max(1, self.held), torch.get_num_threads())
         self.held = 0

@@ -43,6 +43,9 @@ def order_statistics(draws: Tensor, ranks: Sequence[int]) -> Tensor:
         raise ValueError(f"ranks must be in 1..{n}, got {list(ranks)}")
     if draws.requires_grad:
         return torch.stack([draws.kthvalue(rank, dim=0).values for rank in ranks])
+    if draws.ndim == 4 and draws.is_contiguous(memory_format=torch.channels_last) and not draws.is_contiguous():
+        # As it lies in memory: flattening would copy it.
+        return order_statistics(draws.permute(0, 2, 3, 1), ranks).permute(0, 3, 1, 2)
     flat = draws.flatten(1)
     result = torch.empty((len(ranks), flat.shape[1]), dtype=draws.dtype, device=draws.device)
     source: Any = flat.numpy() if draws.device.type == "cpu" else flat
@@ -70,15 +73,13 @@ def order_statistics(draws: Tensor, ranks: Sequence[int]) -> Tensor:
     def sort_on_device(part: slice) -> None:
         result[:, part] = flat[:, part].sort(dim=0).values[index]
 
-    if n <= NETWORK:
-        work: Callable[[slice], None] = select
+    size = n * flat.element_size()
+    if n <= NETWORK:  # in one thread: its many short steps would wait for each other
+        in_chunks(select, flat.shape[1], size, threads=1)
+    elif isinstance(source, np.ndarray):
+        in_chunks(sort, flat.shape[1], size, torch.get_num_threads())
     else:
-        work = sort if isinstance(source, np.ndarray) else sort_on_device
-    if isinstance(source, np.ndarray):
-        in_chunks(work, flat.shape[1], n * flat.element_size())
-    else:
-        for start in range(0, flat.shape[1], 2**20):
-            work(slice(start, start + 2**20))
+        in_chunks(sort_on_device, flat.shape[1], 1, threads=1)
     return result.reshape(len(ranks), *draws.shape[1:])
 
 
@@ -115,12 +116,11 @@ def selection_network(n: int, indices: tuple[int, ...]) -> list[tuple[int, int, 
     return kept[::-1]
 
 
-def in_chunks(work: Callable[[slice], Any], columns: int, bytes_each: int) -> None:
-    """Run work on slices of 0..columns, each of about CHUNK bytes, on as many threads as torch uses."""
+def in_chunks(work: Callable[[slice], Any], columns: int, bytes_each: int, threads: int) -> None:
+    """Run work on slices of 0..columns, each of about CHUNK bytes."""
     step = max(16, CHUNK // bytes_each)
     parts = [slice(start, min(start + step, columns)) for start in range(0, columns, step)]
-    threads = min(torch.get_num_threads(), len(parts))
-    if threads == 1:
+    if threads == 1 or len(parts) == 1:
         for part in parts:
             work(part)
     else:

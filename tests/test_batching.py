@@ -64,7 +64,7 @@ def test_every_draw_comes_once_and_the_last_batch_is_shorter(n, size, convolutio
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [
-        (lambda size, _: 10 + size, (16, False)),  # starting costs most: the largest that 21 draws can try
+        (lambda size, _: 10 + size, (11, False)),  # starting costs most: two batches of the largest that 21 draws can try
         (lambda size, last: size * (1 if last else 2), (1, True)),
         (lambda size, last: size * (2 if last else 1), (1, False)),
         (lambda size, last: (1 if last else 2) * size * (2 if size > 4 else 1 / size**0.5), (4, True)),
@@ -84,7 +84,7 @@ def test_a_shorter_batch_tells_nothing_about_its_plan(simulate):
     predictor, batches = simulate(lambda size, _: 10 + size), Batching(None, False)
     for _ in range(8):
         settled = predictor.all(batches, 21)
-    assert [size for size, _ in settled] == [16, 5]
+    assert [size for size, _ in settled] == [11, 10]
     for _ in range(3):  # with more to do, larger batches are tried, though 5 draws took less time than 16
         settled = predictor.all(batches, 256)
     assert settled[0][0] >= 64
