@@ -18,7 +18,7 @@ from tqdm import tqdm
 from smoothsr import SmoothedSR, adapters
 from smoothsr.metrics import psnr
 
-CHOICES = [(16, 4), (8, 4), (8, 2), (8, 0), (4, 2)]
+CHOICES = [(16, 4), (8, 2), (8, 0), (8, 4)]
 
 
 def main() -> None:
