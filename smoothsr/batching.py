@@ -18,6 +18,7 @@ __all__ = ["Batching"]
 
 GAIN = 0.97  # a batch twice as large must take less than this share of the time per draw
 PATIENCE = 3  # doublings without a gain, after which larger batches are not tried
+RENEW = 500  # batches after which plans are timed anew, since what else a machine does changes
 TRIALS = 3  # times that each plan is timed, the first including its kernels' preparation; no more, or its best would be luck
 
 
@@ -40,6 +41,7 @@ class Batching:
         self.batch_size = batch_size
         self.convolutional = convolutional
         self._seconds: dict[Hashable, dict[Plan, list[float]]] = {}
+        self._batches = 0
 
     def run(self, kind: Hashable, draws: range, make: Callable[[range], Tensor], f: Callable[[Tensor], Tensor]) -> Tensor:
         """Run the first few of the draws still to do.
@@ -53,6 +55,9 @@ class Batching:
         Returns:
             f's outputs (b,...), b at least 1 and at most len(draws).
         """
+        self._batches += 1
+        if self._batches % RENEW == 0:
+            self._seconds.clear()
         tried = self._seconds.setdefault((kind, torch.is_grad_enabled()), {})
         while True:
             plan = self._plan(tried, len(draws))

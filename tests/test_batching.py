@@ -90,6 +90,18 @@ def test_a_shorter_batch_tells_nothing_about_its_plan(simulate):
     assert settled[0][0] >= 64
 
 
+def test_plans_are_timed_anew_after_a_while(simulate):
+    busy = [True]
+    predictor, batches = simulate(lambda size, _: size * (size if busy[0] else 1) + 10 * (not busy[0])), Batching(None, False)
+    for _ in range(5):
+        settled = predictor.all(batches, 21)
+    assert settled[0] == (1, False)
+    busy[0] = False
+    for _ in range(40):
+        settled = predictor.all(batches, 21)
+    assert settled[0] == (11, False)
+
+
 def test_a_draw_is_never_made_twice_to_measure(simulate):
     predictor, batches = simulate(lambda size, _: 10 + size), Batching(None, True)
     for _ in range(4):
