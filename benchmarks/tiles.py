@@ -18,7 +18,7 @@ from tqdm import tqdm
 from smoothsr import SmoothedSR, adapters
 from smoothsr.metrics import psnr
 
-CHOICES = [(16, 4), (8, 2), (8, 0), (8, 4)]
+CHOICES = [(16, 4), (8, 2), (8, 0)]
 
 
 def main() -> None:
@@ -26,8 +26,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="builtin")
     parser.add_argument("--sigma", type=float, default=0.1)
-    parser.add_argument("--crop", type=int, default=48)
-    parser.add_argument("--b100", type=int, default=1, help="how many B100 images")
+    parser.add_argument("--crop", type=int, default=32)
+    parser.add_argument("--b100", type=int, default=0, help="how many B100 images")
     parser.add_argument("--only", help="one image by name")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     args = parser.parse_args()

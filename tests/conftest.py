@@ -4,6 +4,9 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
+
+torch.set_num_threads(1)  # tensors are tiny here, and on a busy machine threads would only wait for each other
 
 
 @pytest.fixture(scope="session")
