@@ -1,7 +1,7 @@
 """Making a network better under smoothing: Gaussian noise on its training input.
 
-A network that has met noise of the smoothing's strength keeps its detail under it, and its outputs vary less from draw to draw,
-which is what a certificate measures. CertSR fine-tunes an existing network so, with the same loss and data as before.
+A network that has met noise of the smoothing's strength varies less from draw to draw, which is what a certificate measures, and
+holds on noisy inputs. CertSR fine-tunes an existing network so, with the same loss and data as before.
 
 Reference: J. Cohen, E. Rosenfeld, Z. Kolter, "Certified Adversarial Robustness via Randomized Smoothing", ICML 2019, section 3.3.
 """
