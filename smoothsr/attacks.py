@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.linalg import vector_norm
 
-__all__ = ["bim", "cw", "fgsm", "l2_budget", "pgd", "strongest"]
+__all__ = ["bim", "cw", "fgsm", "l2_budget", "pgd", "strongest", "worst"]
 
 Model = Callable[[Tensor], Tensor]
 Loss = Literal["l1", "l2"] | Callable[[Tensor, Tensor], Tensor]
@@ -126,22 +126,32 @@ def strongest(model: Model, lr: Tensor, reference: Tensor | None = None, *, eps:
               target: Tensor | None = None, draws: int = 1, seed: int = 0,
               attacks: Sequence[Callable[..., Tensor]] = (fgsm, bim, pgd, cw), transfer_from: Model | Sequence[Model] = (),
               evaluations: int = 8) -> Tensor:
-    """Run a set of attacks, and keep for each image the result that is worst for model, as the mean of `evaluations` judges it.
+    """Run a set of attacks, and keep for each image the result that is worst for model: `worst` of all of them and of lr.
 
     The attacks are functions such as `functools.partial(pgd, steps=100, restarts=5)`. They run on model, with `draws` evaluations
     a step, and on each of transfer_from, with one, in the hope that the result harms model too: the bare network of a smoothed one,
-    or its mean in place of its median. Without reference, those are driven away from their own output. lr itself is judged too.
+    or its mean in place of its median. Without reference, those are driven away from their own output.
     Takes, returns and raises what `pgd` does.
     """
     options: dict[str, Any] = {"eps": eps, "norm": norm, "loss": loss, "target": target}
-    gain = _gain(model, lr, reference, target, loss, evaluations)
     others = [transfer_from] if callable(transfer_from) else transfer_from
     results = [lr]
     for number, attack in enumerate(attacks):  # a seed each: bim without reference would repeat pgd
         results.append(attack(model, lr, reference, draws=draws, seed=seed + number, **options))
         results += [attack(other, lr, reference, seed=seed + number, **options) for other in others]
+    return worst(model, lr, results, reference, loss=loss, target=target, evaluations=evaluations)
+
+
+@torch.no_grad()
+def worst(model: Model, lr: Tensor, results: Sequence[Tensor], reference: Tensor | None = None, *, loss: Loss = "l2",
+          target: Tensor | None = None, evaluations: int = 8) -> Tensor:
+    """Choose, for each image of lr, the one of several attacks' results (B,C,h,w) that harms model most.
+
+    The harm is the mean loss of `evaluations` outputs, since model may be random. The other arguments are those of `pgd`.
+    """
+    gain = _gain(model, lr, reference, target, loss, evaluations)
     harm = torch.stack([_mean(gain, result - lr, evaluations) for result in results])
-    return torch.stack(results)[harm.argmax(0).flatten(), torch.arange(len(lr), device=lr.device)]
+    return torch.stack(list(results))[harm.argmax(0).flatten(), torch.arange(len(lr), device=lr.device)]
 
 
 def _normalise(gradient: Tensor, norm: Norm) -> Tensor:

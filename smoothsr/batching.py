@@ -2,7 +2,7 @@
 
 Larger batches are not always faster (caches), and channels_last makes most convolutional networks faster but not all. So the
 first draws of each patch shape try both layouts, then ever larger batches while that pays; nothing is computed only to
-be timed.
+be timed. Under `torch.use_deterministic_algorithms(True)` nothing is timed, so that a result does not depend on the clock.
 """
 
 import math
@@ -17,6 +17,7 @@ from torch import Tensor
 __all__ = ["Batching"]
 
 GAIN = 0.97  # a batch twice as large must take less than this share of the time per draw
+FIXED = 8  # draws at once where nothing may be timed
 PATIENCE = 3  # doublings without a gain, after which larger batches are not tried
 RENEW = 500  # batches after which plans are timed anew, since what else a machine does changes
 TRIALS = 3  # times that each plan is timed, the first including its kernels' preparation; no more, or its best would be luck
@@ -76,6 +77,8 @@ class Batching:
             return outputs
 
     def _plan(self, tried: dict[Plan, list[float]], remaining: int) -> Plan:
+        if torch.are_deterministic_algorithms_enabled():
+            return self._untimed(tried)
         for plan in self._candidates(tried):
             if plan.size <= remaining and len(tried.get(plan, ())) < TRIALS:
                 return plan
@@ -102,6 +105,15 @@ class Batching:
             since = 0 if min(times) < GAIN * best else since + 1
             best = min(best, *times)
         return plans
+
+    def _untimed(self, tried: dict[Plan, list[float]]) -> Plan:
+        """The first plan that nothing forbids: channels_last if it may help, and ever smaller batches."""
+        size = self.batch_size or FIXED
+        while True:
+            for plan in [Plan(True, size), Plan(False, size)][not self.convolutional :]:
+                if math.inf not in tried.get(plan, ()):
+                    return plan
+            size //= 2
 
     def _rule_out(self, plan: Plan, tried: dict[Plan, list[float]], error: Exception) -> None:
         """Remember a plan that memory or its layout forbids; any other error goes up."""

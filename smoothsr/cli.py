@@ -1,6 +1,6 @@
 """The command line: options, and one line on stderr with exit status 2 for what a user got wrong.
 
-What the commands do is in commands.py, which is imported only to run one, so that --help answers at once.
+What a command does is in its module of commands/, which is imported only to run it, so that --help answers at once.
 """
 
 import argparse
@@ -10,6 +10,8 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 
+CONDITION = "e.g. none, noise:0.03, jpeg:50, blur:1, resize:0.5, blur:1+noise:0.02+jpeg:60, fgsm:1/255, pgd:l2:0.5, cw:4/255@bare"
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; return its exit status: 0, 2 for one clear line on stderr, 130 if interrupted."""
@@ -18,7 +20,7 @@ def main(argv: list[str] | None = None) -> int:
         warnings.simplefilter("default")
         warnings.showwarning = lambda message, *_: print(f"smoothsr: warning: {message}", file=sys.stderr)
         try:
-            return getattr(import_module("smoothsr.commands"), args.command)(args)
+            return import_module(f"smoothsr.commands.{args.command}").run(args)
         except KeyboardInterrupt:
             print("smoothsr: interrupted", file=sys.stderr)
             return 130
@@ -61,6 +63,31 @@ def parser() -> argparse.ArgumentParser:
     _common(cert, tile=8, halo=2)
     cert.set_defaults(command="certify")
 
+    attack = commands.add_parser("attack", help="attack an image, and show what becomes of the bare and the smoothed output")
+    attack.add_argument("input", type=Path, help="an image file")
+    attack.add_argument("-o", "--output", type=Path, help="folder for the results (default: NAME_attacked)")
+    attack.add_argument("-a", "--attack", default="pgd:4/255", help=f"(default pgd:4/255) {CONDITION}")
+    attack.add_argument("--agg", default="median", choices=("median", "mean"), help="(default median)")
+    attack.add_argument("--reference", type=Path, help="ground truth to drive the output away from (default: the clean output)")
+    attack.add_argument("--certificate", type=Path, help="NAME.npz of certify: did the attack stay inside? Its options are used")
+    attack.add_argument("--beta", type=number, default=1e-3, help="failure probability of a served value (default .001)")
+    _seed(attack)
+    _common(attack, tile=0, halo=4)
+    attack.set_defaults(command="attack")
+
+    evaluate = commands.add_parser("evaluate", help="measure models, bare and smoothed, on images under attacks and degradations")
+    evaluate.add_argument("--sigma", type=numbers, default=[0.0, 0.03], help="noise of each row, 0: bare (default 0,0.03)")
+    evaluate.add_argument("-n", type=int, default=21, help="draws of a smoothed output (default 21)")
+    _evaluation(evaluate, conditions="none,noise:0.03,pgd:4/255@bare")
+    evaluate.set_defaults(command="evaluate")
+
+    sweep = commands.add_parser("sweep", help="choose sigma, n, tile or halo from data: curves, and the best of each")
+    sweep.add_argument("--over", default="sigma", choices=("sigma", "n", "certified"), help="what to vary (default sigma)")
+    sweep.add_argument("--sigma", type=numbers, help="candidates (default 0,.01,.02,.03,.04,.06,.08; with --over n: .03)")
+    sweep.add_argument("-n", type=integers, help="candidates with --over n (default 1,3,5,11,21,51,101), else one number (21)")
+    _evaluation(sweep, conditions="none,noise:0.03,pgd:4/255@bare")
+    sweep.set_defaults(command="sweep")
+
     models = commands.add_parser("models", help="list what can be loaded, or tell what files are")
     models.add_argument("file", nargs="*", help="checkpoint files or names")
     models.set_defaults(command="models")
@@ -68,6 +95,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _common(command: argparse.ArgumentParser, tile: int, halo: int) -> None:
+    """Options of the commands that run one smoothed model."""
     command.add_argument("-m", "--model", default="builtin", help='"builtin" or a checkpoint file (see: smoothsr models)')
     command.add_argument("-s", "--scale", type=int, help="for checkpoints that serve several scales")
     command.add_argument("--sigma", type=number, default=0.03, help="noise standard deviation, 0.03 or 8/255 (default 0.03)")
@@ -75,6 +103,33 @@ def _common(command: argparse.ArgumentParser, tile: int, halo: int) -> None:
     command.add_argument("-t", "--tile", type=int, default=tile, help=f"tile side in input pixels, 0: none (default {tile})")
     command.add_argument("--halo", type=int, default=halo, help=f"input pixels read beyond a tile (default {halo})")
     command.add_argument("--batch-size", type=int, help="draws at once (default: the fastest, found out)")
+    _machine(command)
+
+
+def _evaluation(command: argparse.ArgumentParser, conditions: str) -> None:
+    """Options of the commands that measure on many images."""
+    command.add_argument("--hr", nargs="+", required=True, help="ground truth: image files or folders")
+    command.add_argument("--lr", type=Path, help="folder of inputs, named as the HR files (default: HR reduced bicubically)")
+    command.add_argument("-m", "--model", nargs="+", default=["builtin"], help="checkpoint files or names (see: smoothsr models)")
+    command.add_argument("-s", "--scale", type=int, help="for checkpoints that serve several scales")
+    command.add_argument("-a", "--attack", type=words, default=words(conditions), help=f"(default {conditions}) {CONDITION}")
+    metrics = "of psnr, psnr_y, ssim, ssim_y, mse, lpips (default psnr_y,ssim_y,lpips)"
+    command.add_argument("--metrics", type=words, default=words("psnr_y,ssim_y,lpips"), help=metrics)
+    command.add_argument("--lpips-weights", type=Path, help="file of LPIPS weights (default: the lpips package downloads AlexNet)")
+    command.add_argument("--crop", type=int, help="measure on the central crop of so many input pixels (default: whole images)")
+    command.add_argument("--agg", default="median", help='"median", "mean", or a percentile such as p10 (default median)')
+    command.add_argument("-t", "--tile", type=int, default=0, help="tile side in input pixels, 0: none (default 0)")
+    command.add_argument("--halo", type=int, default=4, help="input pixels read beyond a tile (default 4)")
+    command.add_argument("-o", "--output", type=Path, help="folder of the results; run again, it goes on there (default: COMMAND)")
+    _seed(command)
+    _machine(command)
+
+
+def _seed(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--seed", type=int, default=0, help="of attacks, degradations and serving noise (default 0)")
+
+
+def _machine(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", default="auto", help="cpu, cuda, mps ... (default: auto)")
     command.add_argument("--precision", default="float32", choices=("float32", "bfloat16", "float16"), help="(default float32)")
 
@@ -89,6 +144,24 @@ def number(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(text)  # argparse names the option
     return value
+
+
+def words(text: str) -> list[str]:
+    """Parse none,noise:0.03."""
+    found = [word.strip() for word in text.split(",") if word.strip()]
+    if not found:
+        raise ValueError(text)
+    return list(dict.fromkeys(found))
+
+
+def numbers(text: str) -> list[float]:
+    """Parse 0,0.02,8/255."""
+    return [number(word) for word in words(text)]
+
+
+def integers(text: str) -> list[int]:
+    """Parse 1,5,21."""
+    return [int(word) for word in words(text)]
 
 
 if __name__ == "__main__":
