@@ -1,6 +1,7 @@
 """What the commands of the command line do, once their options are parsed: a module each, and here what they share."""
 
 import argparse
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -23,6 +24,7 @@ __all__ = [
     "network",
     "precision",
     "predictor",
+    "reproducible",
     "require_memory",
     "smooth",
 ]
@@ -99,6 +101,18 @@ def like(picture: Picture, sr: Tensor, bits: int) -> Picture:
 def precision(args: argparse.Namespace, device: torch.device) -> torch.autocast:
     """Run in the precision that the options ask for."""
     return torch.autocast(device.type, getattr(torch, args.precision), enabled=args.precision != "float32")
+
+
+@contextmanager
+def reproducible() -> Iterator[None]:
+    """Let results depend on seeds alone, as far as the device can; what can't warns."""
+    before, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it, CUDA's matrix products are not
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warn_only)
 
 
 @contextmanager

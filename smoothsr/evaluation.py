@@ -1,0 +1,169 @@
+"""Scores of networks, bare and smoothed, on images under conditions, kept in a part file for each image.
+
+A score is a pure function of image, network, setting, condition and seed, and is stored under these. So a run that was killed, or
+that several machines share, ends with the scores of one that ran through, and a later one with more rows or columns measures
+only what is missing. (For the last bit of it, run under `torch.use_deterministic_algorithms(True)`.)
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from smoothsr import __version__, archive, metrics
+from smoothsr.conditions import Condition, seed_of, serve
+from smoothsr.smoothing import SmoothedSR
+
+__all__ = ["METRICS", "Image", "Setting", "Study"]
+
+METRICS = ("psnr", "psnr_y", "ssim", "ssim_y", "mse", "lpips")
+Record = dict[str, Any]
+"""What one output scored: {"image", "model", "sigma", "n", "condition", "scores": {metric: value}}."""
+
+
+class Image(NamedTuple):
+    """What is measured on: LR (1,C,h,w) and HR (1,C,s*h,s*w), in [0, 1]."""
+
+    name: str
+    lr: Tensor
+    hr: Tensor
+
+
+class Setting(NamedTuple):
+    """How a network is run: smoothed by sigma with n draws, or bare where sigma is 0."""
+
+    sigma: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Study:
+    """Which scores are wanted, and the folder of their part files.
+
+    Args:
+        folder: Where the part files are; must exist.
+        models: Networks in eval mode by their names, all of one scale.
+        settings: Each is applied to each network.
+        conditions: What is done to the inputs.
+        metrics: Of METRICS. Borders of `scale` pixels are cropped, but for LPIPS.
+        smoothing: Options of SmoothedSR but for sigma, n and seed.
+        seed: Of attacks, degradations and serving noise; together with the image's name.
+        lpips_weights: File for `metrics.lpips`.
+        precision: Named in the part files, since scores depend on it; autocast is the caller's.
+    """
+
+    folder: Path
+    models: Mapping[str, nn.Module]
+    settings: Sequence[Setting]
+    conditions: Sequence[Condition]
+    metrics: Sequence[str]
+    smoothing: Mapping[str, Any] = field(default_factory=dict)
+    seed: int = 0
+    lpips_weights: Path | None = None
+    precision: str = "float32"
+
+    @property
+    def cells(self) -> int:
+        """How many outputs are scored for each image."""
+        return len(self.models) * len(self.settings) * len(self.conditions)
+
+    def measure(self, image: Image, progress: Callable[[], None] = lambda: None) -> None:
+        """Score an image wherever its part file doesn't yet, and store each score at once.
+
+        Args:
+            image: On the device of the networks.
+            progress: Called after each of `cells`.
+
+        Raises:
+            ValueError: If an output doesn't have HR's shape, or is too small for a metric.
+        """
+        digest = archive.digest([image.lr, image.hr])
+        done = self._read(image.name)
+        done = done if done.get("image") == digest else {"image": digest, "scores": {}}  # other pixels of the same name: anew
+        done.pop("error", None)
+        seed = seed_of(self.seed, image.name)
+        for name, network in self.models.items():
+            for condition in self.conditions:
+                attacked = None
+                for setting in self.settings:
+                    key = self._key(name, setting, condition)
+                    if not {*self.metrics} <= {*done["scores"].get(key, ())}:
+                        model = self._smoothed(network, setting)
+                        if attacked is None or condition.adaptive:  # else it is the same for every setting
+                            attacked = condition.apply(image.lr, image.hr, model, seed)
+                        with torch.no_grad():
+                            output = serve(model, attacked, seed_of(seed, "serving"))
+                        done["scores"][key] = {metric: self._score(metric, output, image) for metric in self.metrics}
+                        self._write(image.name, done)
+                    progress()
+        self._write(image.name, done)
+
+    def fail(self, name: str, error: str) -> None:
+        """Note that an image can't be measured, for those who share the work; `measure` takes it back."""
+        self._write(name, {**self._read(name), "error": error})
+
+    def records(self, names: Sequence[str]) -> tuple[list[Record], list[str], dict[str, str]]:
+        """Collect what is stored.
+
+        Returns:
+            Records of the images that are complete, names of those that are not, and errors of those that failed.
+        """
+        complete = list[Record]()
+        missing, failed = list[str](), dict[str, str]()
+        for image in names:
+            done = self._read(image)
+            found = list(self._records(image, done.get("scores", {})))
+            if "error" in done:
+                failed[image] = done["error"]
+            elif len(found) < self.cells:
+                missing.append(image)
+            else:
+                complete += found
+        return complete, missing, failed
+
+    def _records(self, image: str, scores: Mapping[str, Mapping[str, float]]) -> Iterator[Record]:
+        for name in self.models:
+            for setting in self.settings:
+                for condition in self.conditions:
+                    found = scores.get(self._key(name, setting, condition), {})
+                    if {*self.metrics} <= {*found}:
+                        record = {"image": image, "model": name, **setting._asdict(), "condition": condition.text}
+                        yield {**record, "scores": {metric: found[metric] for metric in self.metrics}}
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        return {name: archive.digest(network.state_dict().values()) for name, network in self.models.items()}
+
+    def _key(self, name: str, setting: Setting, condition: Condition) -> str:
+        smoothing = {**self.smoothing, "sigma": setting.sigma, "n": setting.n} if setting.sigma else {}
+        what = [__version__, self._digests[name][:16], smoothing, condition.text, self.seed, self.precision]
+        return json.dumps(what, sort_keys=True)
+
+    def _smoothed(self, network: nn.Module, setting: Setting) -> nn.Module:
+        return SmoothedSR(network, setting.sigma, setting.n, **self.smoothing) if setting.sigma else network
+
+    def _score(self, metric: str, output: Tensor, image: Image) -> float:
+        if output.shape != image.hr.shape:
+            raise ValueError(f"{image.name}: HR is {(*image.hr.shape,)}, the output {(*output.shape,)}: another scale?")
+        if metric == "lpips":
+            return metrics.lpips(output, image.hr, weights=self.lpips_weights).item()
+        function, _, channel = metric.partition("_")
+        border = image.hr.shape[-1] // image.lr.shape[-1]
+        return getattr(metrics, function)(output, image.hr, border=border, y=channel == "y" and output.shape[1] == 3).item()
+
+    def _read(self, name: str) -> dict[str, Any]:
+        path = self.folder / f"{name}.json"
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        except ValueError as error:
+            raise ValueError(f"{path} holds no scores ({error}): delete it, and it will be measured again") from error
+
+    def _write(self, name: str, done: Mapping[str, Any]) -> None:
+        part = self.folder / f"{name}.json.part"
+        part.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+        part.replace(self.folder / f"{name}.json")
