@@ -69,11 +69,14 @@ def parser() -> argparse.ArgumentParser:
     attack.add_argument("-a", "--attack", default="pgd:4/255", help=f"(default pgd:4/255) {CONDITION}")
     attack.add_argument("--agg", default="median", choices=("median", "mean"), help="(default median)")
     attack.add_argument("--reference", type=Path, help="ground truth to drive the output away from (default: the clean output)")
-    attack.add_argument("--certificate", type=Path, help="NAME.npz of certify: did the attack stay inside? Its options are used")
+    attack.add_argument("--certificate", type=Path, help="NAME.npz of certify, whose options are used: did the "
+                        "output stay inside? Exit status 1 if it did not")  # fmt: skip
     attack.add_argument("--beta", type=number, default=1e-3, help="failure probability of a served value (default .001)")
     _seed(attack)
     _common(attack, tile=0, halo=4)
-    attack.set_defaults(command="attack")
+    predictor = ("sigma", "n", "agg", "tile", "halo", "precision")  # None unless given, since a certificate brings its own
+    attack.set_defaults(command="attack", defaults={name: attack.get_default(name) for name in predictor})
+    attack.set_defaults(**dict.fromkeys(predictor))
 
     evaluate = commands.add_parser("evaluate", help="measure models, bare and smoothed, on images under attacks and degradations")
     evaluate.add_argument("--sigma", type=numbers, default=[0.0, 0.03], help="noise of each row, 0: bare (default 0,0.03)")
@@ -81,11 +84,17 @@ def parser() -> argparse.ArgumentParser:
     _evaluation(evaluate, conditions="none,noise:0.03,pgd:4/255@bare")
     evaluate.set_defaults(command="evaluate")
 
-    sweep = commands.add_parser("sweep", help="choose sigma, n, tile or halo from data: curves, and the best of each")
-    sweep.add_argument("--over", default="sigma", choices=("sigma", "n", "certified"), help="what to vary (default sigma)")
-    sweep.add_argument("--sigma", type=numbers, help="candidates (default 0,.01,.02,.03,.04,.06,.08; with --over n: .03)")
-    sweep.add_argument("-n", type=integers, help="candidates with --over n (default 1,3,5,11,21,51,101), else one number (21)")
-    _evaluation(sweep, conditions="none,noise:0.03,pgd:4/255@bare")
+    sweep = commands.add_parser("sweep", help="choose sigma, n, tile and halo from data: tables, curves, and the best of each")
+    sweep.add_argument("--over", default="sigma", choices=("sigma", "n", "certified"), help="what to vary (default sigma); "
+                       "certified: certified PSNR over sigma, tile and halo")  # fmt: skip
+    sweep.add_argument("--sigma", type=numbers, help="candidates (default 0,.01,.02,.03,.04,.06,.08; n: .03; certified: .05,.1)")
+    sweep.add_argument("-n", type=integers, help="candidates over n (default 1,3,5,11,21,51,101), otherwise one number (21)")
+    _evaluation(sweep, conditions="none,noise:0.03,pgd:4/255@bare", several=True)
+    sweep.add_argument("--radius", type=numbers, default=[0.05, 0.1], help="certified: l2 radii (default .05,.1)")
+    sweep.add_argument("--n-cert", type=int, default=1000, help="certified: draws (default 1000)")
+    sweep.add_argument("--alpha", type=number, default=1e-3, help="certified: failure probability of all candidates (default .001)")
+    sweep.add_argument("--levels", type=int, default=32, help="certified: bounds stored for each value (default 32)")
+    sweep.add_argument("--predictor", default="ideal", choices=("served", "ideal"), help="certified: of what (default ideal)")
     sweep.set_defaults(command="sweep")
 
     models = commands.add_parser("models", help="list what can be loaded, or tell what files are")
@@ -106,7 +115,7 @@ def _common(command: argparse.ArgumentParser, tile: int, halo: int) -> None:
     _machine(command)
 
 
-def _evaluation(command: argparse.ArgumentParser, conditions: str) -> None:
+def _evaluation(command: argparse.ArgumentParser, conditions: str, several: bool = False) -> None:
     """Options of the commands that measure on many images."""
     command.add_argument("--hr", nargs="+", required=True, help="ground truth: image files or folders")
     command.add_argument("--lr", type=Path, help="folder of inputs, named as the HR files (default: HR reduced bicubically)")
@@ -118,8 +127,9 @@ def _evaluation(command: argparse.ArgumentParser, conditions: str) -> None:
     command.add_argument("--lpips-weights", type=Path, help="file of LPIPS weights (default: the lpips package downloads AlexNet)")
     command.add_argument("--crop", type=int, help="measure on the central crop of so many input pixels (default: whole images)")
     command.add_argument("--agg", default="median", help='"median", "mean", or a percentile such as p10 (default median)')
-    command.add_argument("-t", "--tile", type=int, default=0, help="tile side in input pixels, 0: none (default 0)")
-    command.add_argument("--halo", type=int, default=4, help="input pixels read beyond a tile (default 4)")
+    kind, more = (integers, "; certified: candidates such as 8,16") if several else (int, "")
+    command.add_argument("-t", "--tile", type=kind, default=kind("0"), help=f"tile side in input pixels, 0: none{more} (default 0)")
+    command.add_argument("--halo", type=kind, default=kind("4"), help=f"input pixels read beyond a tile{more} (default 4)")
     command.add_argument("-o", "--output", type=Path, help="folder of the results; run again, it goes on there (default: COMMAND)")
     _seed(command)
     _machine(command)

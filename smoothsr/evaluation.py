@@ -7,7 +7,7 @@ only what is missing. (For the last bit of it, run under `torch.use_deterministi
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ __all__ = ["METRICS", "Image", "Setting", "Study"]
 
 METRICS = ("psnr", "psnr_y", "ssim", "ssim_y", "mse", "lpips")
 Record = dict[str, Any]
-"""What one output scored: {"image", "model", "sigma", "n", "condition", "scores": {metric: value}}."""
+"""What one output scored: {"image", "model", "sigma", "n", "tile", "halo", "condition", "scores": {metric: value}}."""
 
 
 class Image(NamedTuple):
@@ -35,10 +35,17 @@ class Image(NamedTuple):
 
 
 class Setting(NamedTuple):
-    """How a network is run: smoothed by sigma with n draws, or bare where sigma is 0."""
+    """How a network is run: bare where sigma is 0, or smoothed with n draws, in tiles where tile is greater than 0."""
 
     sigma: float
-    n: int
+    n: int = 1
+    tile: int = 0
+    halo: int = 0
+
+    @classmethod
+    def of(cls, sigma: float, n: int, tile: int, halo: int) -> "Setting":
+        """Make a setting without the numbers that it doesn't use."""
+        return cls(sigma, n, tile, halo if tile else 0) if sigma else cls(0.0)
 
 
 @dataclass(frozen=True)
@@ -51,7 +58,7 @@ class Study:
         settings: Each is applied to each network.
         conditions: What is done to the inputs.
         metrics: Of METRICS. Borders of `scale` pixels are cropped, but for LPIPS.
-        smoothing: Options of SmoothedSR but for sigma, n and seed.
+        agg: Of SmoothedSR.
         seed: Of attacks, degradations and serving noise; together with the image's name.
         lpips_weights: File for `metrics.lpips`.
         precision: Named in the part files, since scores depend on it; autocast is the caller's.
@@ -62,7 +69,7 @@ class Study:
     settings: Sequence[Setting]
     conditions: Sequence[Condition]
     metrics: Sequence[str]
-    smoothing: Mapping[str, Any] = field(default_factory=dict)
+    agg: str = "median"
     seed: int = 0
     lpips_weights: Path | None = None
     precision: str = "float32"
@@ -140,12 +147,13 @@ class Study:
         return {name: archive.digest(network.state_dict().values()) for name, network in self.models.items()}
 
     def _key(self, name: str, setting: Setting, condition: Condition) -> str:
-        smoothing = {**self.smoothing, "sigma": setting.sigma, "n": setting.n} if setting.sigma else {}
-        what = [__version__, self._digests[name][:16], smoothing, condition.text, self.seed, self.precision]
-        return json.dumps(what, sort_keys=True)
+        how = [self.agg, *setting] if setting.sigma else []
+        what = [__version__, self._digests[name][:16], how, condition.text, self.seed, self.precision]
+        return json.dumps(what)
 
     def _smoothed(self, network: nn.Module, setting: Setting) -> nn.Module:
-        return SmoothedSR(network, setting.sigma, setting.n, **self.smoothing) if setting.sigma else network
+        sigma, n, tile, halo = setting
+        return SmoothedSR(network, sigma, n, self.agg, tile=tile or None, halo=halo) if sigma else network
 
     def _score(self, metric: str, output: Tensor, image: Image) -> float:
         if output.shape != image.hr.shape:

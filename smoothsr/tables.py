@@ -1,6 +1,6 @@
-"""Tables of scores: means and standard errors over images, as markdown, CSV and JSON, and what is best.
+"""Tables of scores: means and standard errors over images, as markdown and CSV, and what is best.
 
-A record is what one output scored: {"image", "model", "sigma", "n", "condition", "scores": {metric: value}}.
+A record is what one output scored: {"image", "model", "sigma", "n", "tile", "halo", "condition", "scores": {metric: value}}.
 """
 
 import csv
@@ -10,12 +10,20 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Mean", "best", "csv_text", "is_better", "markdown", "means", "rows", "verdicts"]
+__all__ = ["Mean", "Row", "best", "csv_text", "digits", "is_better", "markdown", "means", "rows", "verdicts"]
 
 Record = Mapping[str, Any]
-Row = tuple[str, float, int]  # model, sigma, n
 LOWER_IS_BETTER = ("mse", "lpips")
-DIGITS = {"psnr": ".2f", "psnr_y": ".2f", "ssim": ".4f", "ssim_y": ".4f", "lpips": ".4f", "mse": ".2e"}
+
+
+class Row(NamedTuple):
+    """What was measured: a network and how it was run; sigma 0 is bare, tile 0 is none."""
+
+    model: str
+    sigma: float
+    n: int
+    tile: int
+    halo: int
 
 
 class Mean(NamedTuple):
@@ -27,23 +35,34 @@ class Mean(NamedTuple):
 
 
 def means(records: Sequence[Record]) -> dict[Row, dict[tuple[str, str], Mean]]:
-    """Average over images: {(model, sigma, n): {(condition, metric): Mean}}, in the records' order.
+    """Average over images: {row: {(condition, metric): Mean}}, in the records' order.
 
     Example:
-        >>> one = {"model": "net", "sigma": 0, "n": 1, "condition": "none"}
-        >>> means([{**one, "image": "a", "scores": {"psnr": 30}}, {**one, "image": "b", "scores": {"psnr": 32}}])
-        {('net', 0, 1): {('none', 'psnr'): Mean(value=31.0, error=1.0, images=2)}}
+        >>> one = {"model": "net", "sigma": 0, "n": 1, "tile": 0, "halo": 0, "condition": "none"}
+        >>> table = means([{**one, "image": "a", "scores": {"psnr": 30}}, {**one, "image": "b", "scores": {"psnr": 32}}])
+        >>> table[Row("net", 0, 1, 0, 0)]
+        {('none', 'psnr'): Mean(value=31.0, error=1.0, images=2)}
     """
     values: dict[Row, dict[tuple[str, str], list[float]]] = {}
     for record in records:
-        row = values.setdefault((record["model"], record["sigma"], record["n"]), {})
+        columns = values.setdefault(Row(*(record[name] for name in Row._fields)), {})
         for metric, value in record["scores"].items():
-            row.setdefault((record["condition"], metric), []).append(value)
+            columns.setdefault((record["condition"], metric), []).append(value)
     return {row: {column: _mean(scores) for column, scores in columns.items()} for row, columns in values.items()}
 
 
+def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
+    """List means and standard errors, one for each row, condition and metric."""
+    found = []
+    for row, columns in means(records).items():
+        for (condition, metric), (value, error, images) in columns.items():
+            place = {**row._asdict(), "condition": condition, "metric": metric}
+            found.append({**place, "mean": value, "standard_error": None if math.isnan(error) else error, "images": images})
+    return found
+
+
 def markdown(records: Sequence[Record], unavailable: Mapping[str, str]) -> str:
-    """Format the table: rows model x sigma, columns condition x metric, cells mean and standard error.
+    """Format the table: rows model and setting, columns condition and metric, cells mean and standard error.
 
     Args:
         records: At least one, and the same conditions and metrics for every row.
@@ -51,28 +70,17 @@ def markdown(records: Sequence[Record], unavailable: Mapping[str, str]) -> str:
     """
     table = means(records)
     columns = list(next(iter(table.values())))
-    conditions = list(dict.fromkeys(condition for condition, _ in columns))
-    measured = list(dict.fromkeys(metric for _, metric in columns))
-    heads = [(condition, metric) for condition in conditions for metric in [*measured, *unavailable]]
-    lines = [f"| model | sigma | n | {' | '.join(f'{condition} {metric}' for condition, metric in heads)} |"]
-    lines.append("|---|---|---|" + "---|" * len(heads))
-    for (model, sigma, n), found in table.items():
-        cells = [_cell(metric, found.get((condition, metric))) for condition, metric in heads]
-        lines.append(f"| {model} | {sigma:g} | {n} | {' | '.join(cells)} |")
+    metrics = [*dict.fromkeys(metric for _, metric in columns), *unavailable]
+    heads = [(condition, metric) for condition in dict.fromkeys(condition for condition, _ in columns) for metric in metrics]
+    lines = [f"| {' | '.join([*Row._fields, *(f'{condition} {metric}' for condition, metric in heads)])} |"]
+    lines.append("|" + "---|" * (len(Row._fields) + len(heads)))
+    for row, found in table.items():
+        place = [f"{value:g}" if isinstance(value, float) else str(value) for value in row]
+        lines.append(f"| {' | '.join([*place, *(_cell(found.get(head), head[1]) for head in heads)])} |")
     images = len({record["image"] for record in records})
-    lines += ["", f"Means over {images} images, and the standard error of each mean; sigma 0 is the bare network."]
+    lines += ["", f"Means over {images} images and their standard errors; sigma 0 is the bare network."]
     lines += [f"{metric} was not measured: {reason}" for metric, reason in unavailable.items()]
     return "\n".join(lines) + "\n"
-
-
-def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """List means and standard errors, one for each model, sigma, n, condition and metric."""
-    found = []
-    for (model, sigma, n), columns in means(records).items():
-        for (condition, metric), (value, error, images) in columns.items():
-            row = {"model": model, "sigma": sigma, "n": n, "condition": condition, "metric": metric, "mean": value}
-            found.append({**row, "standard_error": None if math.isnan(error) else error, "images": images})
-    return found
 
 
 def csv_text(records: Sequence[Record]) -> str:
@@ -86,26 +94,26 @@ def csv_text(records: Sequence[Record]) -> str:
 
 
 def best(records: Sequence[Record], metric: str) -> dict[tuple[str, str], Row]:
-    """Find, for each model and condition, the row whose mean is best: {(model, condition): (model, sigma, n)}."""
+    """Find, for each model and condition, the row whose mean is best: {(model, condition): row}."""
     found: dict[tuple[str, str], Row] = {}
     table = means(records)
     for row, columns in table.items():
         for column, mean in columns.items():
-            place = (row[0], column[0])
+            place = (row.model, column[0])
             if column[1] == metric and (place not in found or is_better(metric, mean.value, table[found[place]][column].value)):
                 found[place] = row
     return found
 
 
 def verdicts(records: Sequence[Record], metric: str) -> list[str]:
-    """Say of each model, in one line, where smoothing helps, measured by a metric."""
+    """Say of each model and condition, in one line, what is best, and what the bare network scores."""
     table, lines = means(records), list[str]()
     for (model, condition), row in best(records, metric).items():
-        value = table[row][condition, metric].value
-        bare = table.get((model, 0, 1), {}).get((condition, metric))
-        against = "" if bare is None else f", bare {format(bare.value, DIGITS[metric])}"
-        what = "bare is best" if not row[1] else f"best at sigma {row[1]:g}, n {row[2]}"
-        lines.append(f"{model}, {condition}: {what}, {metric} {format(value, DIGITS[metric])}{against if row[1] else ''}")
+        scores = {found: columns[condition, metric].value for found, columns in table.items() if found.model == model}
+        tiles = f", tile {row.tile}, halo {row.halo}" if row.tile else ""
+        how = f"sigma {row.sigma:g}, n {row.n}{tiles}" if row.sigma else "bare"
+        bare = [f"; bare {score:{digits(metric)}}" for found, score in scores.items() if row.sigma and not found.sigma]
+        lines.append(f"{model}, {condition}: best {metric} is {scores[row]:{digits(metric)}}, {how}{''.join(bare)}")
     return lines
 
 
@@ -114,14 +122,18 @@ def is_better(metric: str, first: float, second: float) -> bool:
     return first < second if metric in LOWER_IS_BETTER else first > second
 
 
+def digits(metric: str) -> str:
+    """Return the format of a metric's scores."""
+    return {"mse": ".2e", "lpips": ".4f", "ssim": ".4f", "ssim_y": ".4f"}.get(metric, ".2f")
+
+
 def _mean(values: Sequence[float]) -> Mean:
     finite = all(map(math.isfinite, values))  # the PSNR of equal images isn't
     error = statistics.stdev(values) / math.sqrt(len(values)) if finite and len(values) > 1 else math.nan
     return Mean(statistics.fmean(values), error, len(values))
 
 
-def _cell(metric: str, mean: Mean | None) -> str:
+def _cell(mean: Mean | None, metric: str) -> str:
     if mean is None:
         return "not measured"
-    text = format(mean.value, DIGITS[metric])
-    return text if math.isnan(mean.error) else f"{text} ± {format(mean.error, DIGITS[metric])}"
+    return f"{mean.value:{digits(metric)}}" + ("" if math.isnan(mean.error) else f" ± {mean.error:{digits(metric)}}")

@@ -35,6 +35,7 @@ LAYERS: dict[str, set[str] | None] = {
     "conditions": {"attacks", "degradations", "smoothing"},
     "evaluation": {"archive", "conditions", "metrics", "smoothing"},
     "tables": set(),
+    "curves": {"tables"},
     "report": {"certificate"},
     "cli": {"commands"},
     "__init__": {"certificate", "smoothing"},

@@ -15,6 +15,7 @@ from smoothsr.adapters import LoadedSR
 from smoothsr.images import Picture
 
 __all__ = [
+    "FAILURES",
     "UserError",
     "bar",
     "find_device",
@@ -32,6 +33,9 @@ __all__ = [
 MEMORY = 4 * 2**30  # bytes of draws or levels that a command takes without being asked to cut the image
 
 
+FAILURES = (ValueError, OSError, ImportError, MemoryError, torch.OutOfMemoryError)  # of one image, which do not stop the others
+
+
 class UserError(ValueError):
     """One line for the user."""
 
@@ -43,6 +47,8 @@ def find_device(name: str) -> torch.device:
         name = accelerator.type if accelerator else "cpu"
     try:
         device = torch.device(name)
+        if device.type != "cpu" and device.index is None and "LOCAL_RANK" in os.environ:  # torchrun's: a device for each process
+            device = torch.device(device.type, int(os.environ["LOCAL_RANK"]))
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device {name!r} is not there: {message(error)}") from error

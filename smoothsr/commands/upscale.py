@@ -4,10 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
-
 from smoothsr import images
-from smoothsr.commands import UserError, bar, like, load, message, precision, predictor, require_memory, smooth
+from smoothsr.commands import FAILURES, UserError, bar, like, load, message, precision, predictor, require_memory, smooth
 
 
 def run(args: argparse.Namespace) -> int:
@@ -37,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
             target.parent.mkdir(parents=True, exist_ok=True)
             images.write(target, like(picture, sr, picture.bits))
             print(f"{target}{' (overwritten)' if existed else ''}")
-        except (ValueError, OSError, ImportError, MemoryError, torch.OutOfMemoryError) as error:
+        except FAILURES as error:
             failed += 1
             print(f"smoothsr: {path}: {message(error)}", file=sys.stderr)
     print(f"{len(paths) - failed - skipped} upscaled, {skipped} skipped, {failed} failed")
