@@ -15,7 +15,9 @@ from torch import nn
 from .files import CheckpointError, State
 from .fitting import Found, fill
 
-__all__ = ["build", "mend_torchvision"]
+__all__ = ["PIP", "build", "mend_torchvision"]
+
+PIP = 'pip install "smoothsr[basicsr]" && pip install --no-build-isolation --no-deps basicsr'
 
 
 def mend_torchvision() -> None:
@@ -72,10 +74,7 @@ def _architecture(name: str) -> type[nn.Module]:
         import basicsr.archs  # noqa: F401  fills the registry
         from basicsr.utils.registry import ARCH_REGISTRY
     except ImportError as error:
-        raise ImportError(
-            f"basicsr:{name} needs the package basicsr ({error}): pip install cython setuptools wheel && "
-            "pip install --no-build-isolation --no-deps basicsr"
-        ) from error
+        raise ImportError(f"basicsr:{name} needs the package basicsr ({error}): {PIP}") from error
     for registered in (name, f"{name}_basicsr"):  # the second is how BasicSR renames those that other packages define too
         if registered in ARCH_REGISTRY:
             return ARCH_REGISTRY.get(registered)
@@ -95,6 +94,7 @@ def _try_sides(network: nn.Module, name: str, channels: int, window: int) -> tup
         except Exception as error:  # whatever a network raises that wants other sides, or is none for images
             reason = f"{type(error).__name__} {' '.join(str(error).split())[:160]}"
             continue
-        if enlarged % side == 0:
+        if enlarged % side == 0:  # a network that halves and doubles makes 16 pixels of 17, without complaint
             return enlarged // side, multiple
+        reason = f"{enlarged} pixels of {side}"
     raise CheckpointError(f"basicsr:{name} maps no image of {channels} channels to an enlarged one ({reason})")

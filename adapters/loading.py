@@ -24,7 +24,8 @@ class LoadedSR:
         scale: Integer ratio s of output to input side.
         channels: C, of input and output.
         value_range: What white is to the network inside the model: 1 or 255.
-        multiple_of: Sides that are multiples of this need no padding inside the model.
+        multiple_of: Sides that are multiples of this need no padding inside the model. A tile and halo that are keep the windows
+            of a network (DITN, SwinIR, HAT) where they are in the whole image.
         minimum_size: Nor do sides of at least this.
         name: The architecture, with its main hyper-parameters.
         source: What was asked for: a name or a path.

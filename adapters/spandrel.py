@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from .files import CheckpointError, State, describe
 from .fitting import Found
 
-__all__ = ["detect"]
+__all__ = ["detect", "from_descriptor"]
 
 
 def detect(states: Sequence[State]) -> Found | None:
@@ -39,30 +39,27 @@ def detect(states: Sequence[State]) -> Found | None:
     return None
 
 
-def _build(architecture: Any, state: State) -> Found:
+def from_descriptor(descriptor: Any) -> Found:
+    """Take the network out of a spandrel descriptor, as it is, with the sides that the descriptor says it wants.
+
+    Raises:
+        CheckpointError: If it is no image-to-image network, or makes more or fewer channels than it takes.
+    """
     from spandrel import ImageModelDescriptor
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the code of the architectures, which is nothing that a user could mend
-            descriptor = architecture.load(dict(state))
-    except Exception as error:  # whatever the reading of hyper-parameters off odd shapes raises
-        reason = " ".join(str(error).split())[:200]
-        raise CheckpointError(
-            f"its keys are of {architecture.name}, but it can't be built: {reason}; pass arch='basicsr:NAME{{...}}' for another"
-        ) from error
+    name = descriptor.architecture.name
     if not isinstance(descriptor, ImageModelDescriptor):
-        raise CheckpointError(f"it is {architecture.name}, an inpainting network, which wants a mask beside the image")
+        raise CheckpointError(f"it is {name}, an inpainting network, which wants a mask beside the image")
     if descriptor.input_channels != descriptor.output_channels:
         channels = f"{descriptor.input_channels} channels to {descriptor.output_channels}"
-        raise CheckpointError(f"it is {architecture.name} from {channels}; only networks with as many out as in are supported")
+        raise CheckpointError(f"it is {name} from {channels}; only networks with as many out as in are supported")
     tags = f" ({', '.join(descriptor.tags)})" if descriptor.tags else ""
     size = descriptor.size_requirements
     # The default way to call is a lambda in spandrel's descriptor module, which can't be pickled; it is network(x).
     call = descriptor._call_fn
     return Found(
-        _differentiable(descriptor.model),
-        f"{architecture.name}{tags}",
+        descriptor.model,
+        f"{name}{tags}",
         descriptor.scale,
         descriptor.input_channels,
         minimum_size=max(size.minimum, 1),
@@ -73,14 +70,28 @@ def _build(architecture: Any, state: State) -> Found:
     )
 
 
-def _differentiable(network: nn.Module) -> nn.Module:
+def _build(architecture: Any, state: State) -> Found:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the code of the architectures, which is nothing that a user could mend
+            descriptor = architecture.load(dict(state))
+    except Exception as error:  # whatever the reading of hyper-parameters off odd shapes raises
+        reason = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"its keys are of {architecture.name}, but it can't be built: {reason}; pass arch='basicsr:NAME{{...}}' for another"
+        ) from error
+    found = from_descriptor(descriptor)
+    _make_differentiable(found.network)
+    return found
+
+
+def _make_differentiable(network: nn.Module) -> None:
     """Replace PLKSR's layers that write into their input in eval mode, which autograd refuses, by equal ones that don't."""
     for parent in list(network.modules()):
         child: Any
         for name, child in parent.named_children():
             if type(child).__name__ == "PLKConv2d" and not getattr(child, "with_idt", False):
                 setattr(parent, name, PartialConvolution(child.conv, child.idx))
-    return network
 
 
 class PartialConvolution(nn.Module):

@@ -9,6 +9,7 @@ from importlib import import_module
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from smoothsr.adapters import CheckpointError, from_basicsr, load
 from smoothsr.adapters.edsr import EDSR, MSRResNet
@@ -170,6 +171,8 @@ def test_basicsr(name, options, detected, tmp_path, lr):
     sr = check(network, tmp_path / "net.pth", small, expected, arch=f"basicsr:{name}{json.dumps(options)}")
     assert sr.model(lr).shape == (2, 3, 21 * sr.scale, 18 * sr.scale)
     if detected:
+        if name == "RRDBNet":
+            pytest.importorskip("spandrel")
         torch.testing.assert_close(load(tmp_path / "net.pth", value_range=1).model(small), expected)
 
 
@@ -198,6 +201,30 @@ def test_basicsr_errors(tmp_path):
         load(path, arch="basicsr:MSRResNet")
     with pytest.raises(CheckpointError, match="enlarges x2, not x4"):
         load(path, scale=4, arch='basicsr:EDSR{"num_in_ch": 3, "num_out_ch": 3, "num_feat": 8, "num_block": 1, "upscale": 2}')
+
+
+class Flooring(torch.nn.Module):
+    """Quarters the sides and makes eight of each: shorter than promised, without an error, where 4 doesn't divide them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.interpolate(F.avg_pool2d(self.conv(x), 4), scale_factor=8.0)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_basicsr_finds_out_the_sides_that_a_network_wants(tmp_path, lr, monkeypatch):
+    network, narrowing = Flooring(), torch.nn.Conv2d(3, 3, 3)
+    monkeypatch.setitem(basicsr_registry()._obj_map, "Flooring", Flooring)
+    monkeypatch.setitem(basicsr_registry()._obj_map, "Narrowing", lambda: narrowing)
+    sr = load(save(network, tmp_path / "net.pth"), arch="basicsr:Flooring", value_range=1)
+    assert (sr.scale, sr.multiple_of) == (2, 4)
+    assert sr.model(lr).shape == (2, 3, 42, 36)
+    torch.testing.assert_close(sr.model(lr[..., :16]), network(F.pad(lr[..., :16], (0, 0, 0, 3), "reflect"))[:, :, :42])
+    with pytest.raises(CheckpointError, match=r"maps no image of 3 channels to an enlarged one \(62 pixels of 64\)"):
+        load(save(narrowing, tmp_path / "net.pth"), arch="basicsr:Narrowing")
 
 
 TORCHSR = [

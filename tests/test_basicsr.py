@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from smoothsr import adapters, images, metrics
-from smoothsr.adapters.from_basicsr import mend_torchvision
+from smoothsr.adapters.from_basicsr import PIP, mend_torchvision
 from smoothsr.training import NoiseAugmentation
 
 ROOT = Path(__file__).parents[1]
@@ -195,8 +195,9 @@ def test_without_basicsr_the_error_names_the_pip_line(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("smoothsr.adapters.basicsr")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "basicsr", None)
-    with pytest.raises(ImportError, match=r"needs the package basicsr .*pip install --no-build-isolation --no-deps basicsr"):
+    with pytest.raises(ImportError, match=r"needs the package basicsr .*: " + re.escape(PIP)):
         import_module("smoothsr.adapters.basicsr")
+    assert f"\n    {PIP}\n" in (ROOT / "docs/basicsr.md").read_text()
 
 
 def test_registered_once(plugin):

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from smoothsr import SmoothedSR
-from smoothsr.adapters.fitting import Found, fit
+from smoothsr.adapters.fitting import fit
+from smoothsr.adapters.spandrel import from_descriptor
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
 
@@ -67,12 +68,12 @@ class SmoothUpscale:
             One image batch (B,s*H,s*W,C) in [0, 1].
 
         Raises:
-            ValueError: If the model takes another number of channels than the image has.
+            ValueError: If the model takes another number of channels than the image has, or than it makes.
         """
         channels = upscale_model.input_channels
         if image.shape[-1] != channels:
             raise ValueError(f"the upscale model takes images of {channels} channels, got one of {image.shape[-1]}")
-        smoothed = SmoothedSR(_network(upscale_model), sigma, n, agg, tile=tile or None, halo=halo, seed=seed or None)
+        smoothed = SmoothedSR(fit(from_descriptor(upscale_model)), sigma, n, agg, tile=tile or None, halo=halo, seed=seed or None)
         home = upscale_model.device
         device, progress = home, None
         try:
@@ -88,24 +89,6 @@ class SmoothUpscale:
         finally:
             upscale_model.to(home)
         return (sr.movedim(1, -1).to(image.device),)
-
-
-def _network(descriptor: Any) -> torch.nn.Module:
-    """Take the network out of its descriptor, and let it be padded to the sides that it wants, as the descriptor does."""
-    size = descriptor.size_requirements
-    return fit(
-        Found(
-            descriptor.model,
-            descriptor.architecture.name,
-            descriptor.scale,
-            descriptor.input_channels,
-            minimum_size=max(size.minimum, 1),
-            multiple_of=size.multiple_of,
-            square=size.square,
-            overwrites=True,  # some of spandrel's networks scale the image in place
-            call=descriptor._call_fn,
-        )
-    )
 
 
 NODE_CLASS_MAPPINGS = {"SmoothUpscaleWithModel": SmoothUpscale}
