@@ -139,7 +139,7 @@ def _parse(spec: str, scale: int | None) -> tuple[str, int | None]:
 
 def _needed(name: str, scale: int | None) -> int:
     if scale is None:
-        raise CheckpointError(f"nothing tells which scale {name} is for; pass scale=2, 3 or 4 (-s to smoothsr upscale and certify)")
+        raise CheckpointError(f"nothing tells which scale {name} is for; pass scale=2, 3 or 4 (-s on the command line)")
     return scale
 
 

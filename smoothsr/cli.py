@@ -99,6 +99,7 @@ def parser() -> argparse.ArgumentParser:
 
     models = commands.add_parser("models", help="list what can be loaded, or tell what files are")
     models.add_argument("file", nargs="*", help="checkpoint files or names")
+    _network(models)
     models.set_defaults(command="models")
     return top
 
@@ -106,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
 def _common(command: argparse.ArgumentParser, tile: int, halo: int) -> None:
     """Options of the commands that run one smoothed model."""
     command.add_argument("-m", "--model", default="builtin", help='"builtin" or a checkpoint file (see: smoothsr models)')
-    command.add_argument("-s", "--scale", type=int, help="for checkpoints that serve several scales")
+    _network(command)
     command.add_argument("--sigma", type=number, default=0.03, help="noise standard deviation, 0.03 or 8/255 (default 0.03)")
     command.add_argument("-n", type=int, default=21, help="draws of the served output (default 21)")
     command.add_argument("-t", "--tile", type=int, default=tile, help=f"tile side in input pixels, 0: none (default {tile})")
@@ -120,7 +121,7 @@ def _evaluation(command: argparse.ArgumentParser, conditions: str, several: bool
     command.add_argument("--hr", nargs="+", required=True, help="ground truth: image files or folders")
     command.add_argument("--lr", type=Path, help="folder of inputs, named as the HR files (default: HR reduced bicubically)")
     command.add_argument("-m", "--model", nargs="+", default=["builtin"], help="checkpoint files or names (see: smoothsr models)")
-    command.add_argument("-s", "--scale", type=int, help="for checkpoints that serve several scales")
+    _network(command)
     command.add_argument("-a", "--attack", type=words, default=words(conditions), help=f"(default {conditions}) {CONDITION}")
     metrics = "of psnr, psnr_y, ssim, ssim_y, mse, lpips (default psnr_y,ssim_y,lpips)"
     command.add_argument("--metrics", type=words, default=words("psnr_y,ssim_y,lpips"), help=metrics)
@@ -133,6 +134,11 @@ def _evaluation(command: argparse.ArgumentParser, conditions: str, several: bool
     command.add_argument("-o", "--output", type=Path, help="folder of the results; run again, it goes on there (default: COMMAND)")
     _seed(command)
     _machine(command)
+
+
+def _network(command: argparse.ArgumentParser) -> None:
+    command.add_argument("-s", "--scale", type=int, help="for checkpoints that serve several scales")
+    command.add_argument("--arch", help="for checkpoints that don't tell: torchsr:NAME or basicsr:NAME{options}")
 
 
 def _seed(command: argparse.ArgumentParser) -> None:

@@ -58,7 +58,7 @@ def find_device(name: str) -> torch.device:
 def load(args: argparse.Namespace) -> tuple[LoadedSR, torch.device]:
     """Load the one model that the options name."""
     device = find_device(args.device)
-    return adapters.load(args.model, scale=args.scale, device=device), device
+    return adapters.load(args.model, arch=args.arch, scale=args.scale, device=device), device
 
 
 def network(loaded: LoadedSR, channels: int) -> nn.Module:

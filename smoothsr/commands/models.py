@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"{spec:{widths[0]}}  {what:{widths[1]}}  {needs}".rstrip())
     for spec in args.file:
         try:
-            loaded = adapters.load(spec)
+            loaded = adapters.load(spec, arch=args.arch, scale=args.scale)
             count = sum(parameter.numel() for parameter in loaded.model.parameters())
             print(f"{spec}: {loaded.name}, x{loaded.scale}, {loaded.channels} channels, {count:,} parameters")
         except (ValueError, OSError, ImportError) as error:
