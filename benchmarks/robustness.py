@@ -101,18 +101,20 @@ def cropped(pair: datasets.Pair, side: int) -> Image:
 def page(found: dict[str, list[tables.Record]]) -> Iterator[str]:
     """Yield the lines of the page."""
     yield from ["# Published networks under attack, bare and smoothed", "", "Made by `python benchmarks/robustness.py`.", ""]
-    yield f"Central crops, x4, of so many LR pixels a side: {', '.join(f'{name} {side}' for name, side in CROPS.items())}. Median of"
-    yield "21 draws; attacks are linf 4/255 away from the ground truth, 20 steps; means over images. Sigma 0 is the bare network; bold is"
-    yield "the best sigma of a network, given with its standard error over images. Luma, border of 4 pixels cropped; LPIPS of AlexNet."
+    sides = ", ".join(f"{name} {side}" for name, side in CROPS.items())
+    yield f"Central crops, x4, of so many LR pixels a side: {sides}. Median of 21 draws; attacks are linf 4/255 away from the"
+    yield "ground truth, 20 steps; means over images. Sigma 0 is the bare network; bold is a network's best sigma, given with the"
+    yield "standard error over images. Luma, border of 4 pixels cropped; LPIPS of AlexNet on the whole crop."
     for title, records in found.items():
         adaptive = title == "adaptive"
         names = sorted({record["image"] for record in records})
         yield f"\n## {'Adaptive attack' if adaptive else f'{title}: attacks on the bare network'}\n"
         if adaptive:
-            yield f"On {', '.join(names)}. The attack aims at what the row serves: the worst of all attacks on the bare network, and of"
-            yield "PGD through the median, the mean and single draws of the smoother, for each image."
+            yield f"On {', '.join(names)}. The attack aims at what the row serves: for each image the worst of all attacks on the"
+            yield "bare network, and of PGD through the median, the mean and single draws of the smoother."
         else:
-            yield f"{len(names)} images" + "".join(f"; {name}: {count}" for name, count in FEWER.items() if count < len(names)) + "."
+            fewer = "".join(f"; {name}: {count}" for name, count in FEWER.items() if count < len(names))
+            yield f"{len(names)} images{fewer}."
             yield "For smoothed rows these are transfer attacks; every row of a network has the same attacked input."
         for metric in METRICS:
             yield from table(records, ADAPTIVE if adaptive else TRANSFER, metric)

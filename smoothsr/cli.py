@@ -10,6 +10,7 @@ import warnings
 from importlib import import_module
 from pathlib import Path
 
+GOES_ON = "Killed and started again, it goes on where it was; processes of torchrun share the images."
 CONDITION = "e.g. none, noise:0.03, jpeg:50, blur:1, resize:0.5, blur:1+noise:0.02+jpeg:60, fgsm:1/255, pgd:l2:0.5, cw:4/255@bare"
 
 
@@ -78,15 +79,23 @@ def parser() -> argparse.ArgumentParser:
     attack.set_defaults(command="attack", defaults={name: attack.get_default(name) for name in predictor})
     attack.set_defaults(**dict.fromkeys(predictor))
 
-    evaluate = commands.add_parser("evaluate", help="measure models, bare and smoothed, on images under attacks and degradations")
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure models, bare and smoothed, on images under attacks and degradations",
+        description="Write a table: rows models and sigmas, columns conditions and metrics, means over images. " + GOES_ON,
+    )
     evaluate.add_argument("--sigma", type=numbers, default=[0.0, 0.03], help="noise of each row, 0: bare (default 0,0.03)")
     evaluate.add_argument("-n", type=int, default=21, help="draws of a smoothed output (default 21)")
     _evaluation(evaluate, conditions="none,noise:0.03,pgd:4/255@bare")
     evaluate.set_defaults(command="evaluate")
 
-    sweep = commands.add_parser("sweep", help="choose sigma, n, tile and halo from data: tables, curves, and the best of each")
+    sweep = commands.add_parser(
+        "sweep",
+        help="choose sigma, n, tile and halo from data: tables, curves, and the best of each",
+        description="Measure candidates, write table and curves, and say which is best under each condition. " + GOES_ON,
+    )
     sweep.add_argument("--over", default="sigma", choices=("sigma", "n", "certified"), help="what to vary (default sigma); "
-                       "certified: certified PSNR over sigma, tile and halo")  # fmt: skip
+                       "certified: certified PSNR over sigma, tile and halo, without --attack and --metrics")  # fmt: skip
     sweep.add_argument("--sigma", type=numbers, help="candidates (default 0,.01,.02,.03,.04,.06,.08; n: .03; certified: .05,.1)")
     sweep.add_argument("-n", type=integers, help="candidates over n (default 1,3,5,11,21,51,101), otherwise one number (21)")
     _evaluation(sweep, conditions="none,noise:0.03,pgd:4/255@bare", several=True)
@@ -119,19 +128,23 @@ def _common(command: argparse.ArgumentParser, tile: int, halo: int) -> None:
 def _evaluation(command: argparse.ArgumentParser, conditions: str, several: bool = False) -> None:
     """Options of the commands that measure on many images."""
     command.add_argument("--hr", nargs="+", required=True, help="ground truth: image files or folders")
-    command.add_argument("--lr", type=Path, help="folder of inputs, named as the HR files (default: HR reduced bicubically)")
+    command.add_argument("--lr", type=Path, help="folder of inputs, named as HR or NAMEx4 (default: HR reduced bicubically)")
     command.add_argument("-m", "--model", nargs="+", default=["builtin"], help="checkpoint files or names (see: smoothsr models)")
     _network(command)
-    command.add_argument("-a", "--attack", type=words, default=words(conditions), help=f"(default {conditions}) {CONDITION}")
+    command.add_argument("-a", "--attack", type=words, default=words(conditions), help="conditions, joined by commas (default "
+                         f"{conditions}) {CONDITION}")  # fmt: skip
     metrics = "of psnr, psnr_y, ssim, ssim_y, mse, lpips (default psnr_y,ssim_y,lpips)"
     command.add_argument("--metrics", type=words, default=words("psnr_y,ssim_y,lpips"), help=metrics)
     command.add_argument("--lpips-weights", type=Path, help="file of LPIPS weights (default: the lpips package downloads AlexNet)")
     command.add_argument("--crop", type=int, help="measure on the central crop of so many input pixels (default: whole images)")
     command.add_argument("--agg", default="median", help='"median", "mean", or a percentile such as p10 (default median)')
-    kind, more = (integers, "; certified: candidates such as 8,16") if several else (int, "")
-    command.add_argument("-t", "--tile", type=kind, default=kind("0"), help=f"tile side in input pixels, 0: none{more} (default 0)")
-    command.add_argument("--halo", type=kind, default=kind("4"), help=f"input pixels read beyond a tile{more} (default 4)")
-    command.add_argument("-o", "--output", type=Path, help="folder of the results; run again, it goes on there (default: COMMAND)")
+    if several:
+        command.add_argument("-t", "--tile", type=integers, help="tile side in input pixels, 0: none (default 0; certified: 0,8,16)")
+        command.add_argument("--halo", type=integers, help="input pixels read beyond a tile (default 4; certified: 2)")
+    else:
+        command.add_argument("-t", "--tile", type=int, default=0, help="tile side in input pixels, 0: none (default 0)")
+        command.add_argument("--halo", type=int, default=4, help="input pixels read beyond a tile (default 4)")
+    command.add_argument("-o", "--output", type=Path, help=f"folder of the results (default: {command.prog.split()[-1]})")
     _seed(command)
     _machine(command)
 

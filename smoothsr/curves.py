@@ -16,7 +16,7 @@ def curves(records: Sequence[tables.Record], over: Literal["sigma", "n"]) -> "Fi
     """Draw a row of axes for each model and a column for each metric; bars are standard errors, a ring is the best mean.
 
     Args:
-        records: As in tables.py.
+        records: As in tables.py; of each model one row for each sigma, or n.
         over: What lies on the horizontal axis; n is spaced logarithmically.
     """
     from matplotlib.figure import Figure
@@ -31,13 +31,13 @@ def curves(records: Sequence[tables.Record], over: Literal["sigma", "n"]) -> "Fi
         for metric, axis in zip(metrics, line, strict=True):
             best = tables.best(records, metric)
             for condition in conditions:
-                found = {row: columns[condition, metric] for row, columns in means.items() if row.model == model}
-                places = [getattr(row, over) for row in found]
-                values = [mean.value for mean in found.values()]
-                errors = [0.0 if math.isnan(mean.error) else mean.error for mean in found.values()]
+                found = {getattr(row, over): columns[condition, metric] for row, columns in means.items() if row.model == model}
+                places = sorted(found)
+                values = [found[place].value for place in places]
+                errors = [0.0 if math.isnan(found[place].error) else found[place].error for place in places]
                 drawn = axis.errorbar(places, values, errors, capsize=2, elinewidth=0.6, label=condition)
-                top = best[model, condition]
-                axis.plot(getattr(top, over), found[top].value, "o", ms=9, mfc="none", color=drawn[0].get_color())
+                top = getattr(best[model, condition], over)
+                axis.plot(top, found[top].value, "o", ms=9, mfc="none", color=drawn[0].get_color())
             if over == "n":
                 axis.set_xscale("log")
                 axis.set_xticks(places, [str(place) for place in places], minor=False)

@@ -2,11 +2,11 @@
 
 A score is a pure function of image, network, setting, condition and seed, and is stored under these. So a run that was killed, or
 that several machines share, ends with the scores of one that ran through, and a later one with more rows or columns measures
-only what is missing. (For the last bit of it, run under `torch.use_deterministic_algorithms(True)`.)
+only what is missing. (For the last bit of it, run under `torch.use_deterministic_algorithms(True)`, with as many threads.)
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -53,7 +53,7 @@ class Study:
     """Which scores are wanted, and the folder of their part files.
 
     Args:
-        folder: Where the part files are; must exist.
+        folder: Where the part files are; must exist when something is measured.
         models: Networks in eval mode by their names, all of one scale.
         settings: Each is applied to each network.
         conditions: What is done to the inputs.
@@ -62,6 +62,9 @@ class Study:
         seed: Of attacks, degradations and serving noise; together with the image's name.
         lpips_weights: File for `metrics.lpips`.
         precision: Named in the part files, since scores depend on it; autocast is the caller's.
+
+    Raises:
+        ValueError: If a metric is unknown, or a number of a setting is out of its range.
     """
 
     folder: Path
@@ -74,12 +77,20 @@ class Study:
     lpips_weights: Path | None = None
     precision: str = "float32"
 
+    def __post_init__(self) -> None:
+        """Refuse at once what would otherwise fail for every image."""
+        if unknown := [metric for metric in self.metrics if metric not in METRICS]:
+            raise ValueError(f"unknown metric {unknown[0]!r}: use {', '.join(METRICS)}")
+        for network in self.models.values():
+            for setting in self.settings:
+                self._smoothed(network, setting)
+
     @property
     def cells(self) -> int:
         """How many outputs are scored for each image."""
         return len(self.models) * len(self.settings) * len(self.conditions)
 
-    def measure(self, image: Image, progress: Callable[[], None] = lambda: None) -> None:
+    def measure(self, image: Image, progress: Callable[[], object] = lambda: None) -> None:
         """Score an image wherever its part file doesn't yet, and store each score at once.
 
         Args:
@@ -87,60 +98,47 @@ class Study:
             progress: Called after each of `cells`.
 
         Raises:
-            ValueError: If an output doesn't have HR's shape, or is too small for a metric.
+            ValueError: If an output has NaN or not HR's shape, or is too small for a metric.
         """
         digest = archive.digest([image.lr, image.hr])
         done = self._read(image.name)
-        done = done if done.get("image") == digest else {"image": digest, "scores": {}}  # other pixels of the same name: anew
-        done.pop("error", None)
+        if done.get("image") != digest:  # other pixels of the same name: anew
+            done = {"image": digest, "scores": {}}
         seed = seed_of(self.seed, image.name)
         for name, network in self.models.items():
             for condition in self.conditions:
                 attacked = None
                 for setting in self.settings:
-                    key = self._key(name, setting, condition)
-                    if not {*self.metrics} <= {*done["scores"].get(key, ())}:
+                    scores = done["scores"].setdefault(self._key(name, setting, condition), {})
+                    if missing := [metric for metric in self.metrics if metric not in scores]:
                         model = self._smoothed(network, setting)
                         if attacked is None or condition.adaptive:  # else it is the same for every setting
                             attacked = condition.apply(image.lr, image.hr, model, seed)
                         with torch.no_grad():
                             output = serve(model, attacked, seed_of(seed, "serving"))
-                        done["scores"][key] = {metric: self._score(metric, output, image) for metric in self.metrics}
+                        if output.isnan().any():
+                            raise ValueError(f"{name} gives NaN under {condition.text}: try another --precision")
+                        scores |= {metric: self._score(metric, output, image) for metric in missing}
                         self._write(image.name, done)
                     progress()
-        self._write(image.name, done)
 
-    def fail(self, name: str, error: str) -> None:
-        """Note that an image can't be measured, for those who share the work; `measure` takes it back."""
-        self._write(name, {**self._read(name), "error": error})
-
-    def records(self, names: Sequence[str]) -> tuple[list[Record], list[str], dict[str, str]]:
-        """Collect what is stored.
-
-        Returns:
-            Records of the images that are complete, names of those that are not, and errors of those that failed.
-        """
-        complete = list[Record]()
-        missing, failed = list[str](), dict[str, str]()
+    def records(self, names: Sequence[str]) -> tuple[list[Record], list[str]]:
+        """Collect what is stored: records of the images that are complete, and names of those that are not."""
+        complete, missing = list[Record](), list[str]()
         for image in names:
-            done = self._read(image)
-            found = list(self._records(image, done.get("scores", {})))
-            if "error" in done:
-                failed[image] = done["error"]
-            elif len(found) < self.cells:
+            stored = self._read(image).get("scores", {})
+            found = list[Record]()
+            for name in self.models:
+                for setting in self.settings:
+                    for condition in self.conditions:
+                        scores = stored.get(self._key(name, setting, condition), {})
+                        record = {"image": image, "model": name, **setting._asdict(), "condition": condition.text}
+                        found.append({**record, "scores": {metric: scores.get(metric) for metric in self.metrics}})
+            if any(None in record["scores"].values() for record in found):
                 missing.append(image)
             else:
                 complete += found
-        return complete, missing, failed
-
-    def _records(self, image: str, scores: Mapping[str, Mapping[str, float]]) -> Iterator[Record]:
-        for name in self.models:
-            for setting in self.settings:
-                for condition in self.conditions:
-                    found = scores.get(self._key(name, setting, condition), {})
-                    if {*self.metrics} <= {*found}:
-                        record = {"image": image, "model": name, **setting._asdict(), "condition": condition.text}
-                        yield {**record, "scores": {metric: found[metric] for metric in self.metrics}}
+        return complete, missing
 
     @cached_property
     def _digests(self) -> dict[str, str]:
@@ -159,8 +157,9 @@ class Study:
         if output.shape != image.hr.shape:
             raise ValueError(f"{image.name}: HR is {(*image.hr.shape,)}, the output {(*output.shape,)}: another scale?")
         if metric == "lpips":
-            return metrics.lpips(output, image.hr, weights=self.lpips_weights).item()
-        function, _, channel = metric.partition("_")
+            with torch.autocast(output.device.type, enabled=False):  # the network's precision is not the metric's
+                return metrics.lpips(output, image.hr, weights=self.lpips_weights).item()
+        function, _, channel = metric.partition("_")  # gray images are compared as they are
         border = image.hr.shape[-1] // image.lr.shape[-1]
         return getattr(metrics, function)(output, image.hr, border=border, y=channel == "y" and output.shape[1] == 3).item()
 

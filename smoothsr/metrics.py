@@ -140,8 +140,8 @@ def _perceptual_network(weights: str | None, device: torch.device) -> nn.Module:
     except ImportError as error:
         raise ImportError('the metric lpips needs the lpips package: pip install "smoothsr[metrics]"') from error
     # The package draws its first weights from the global random state, warns through torchvision, and reports its download.
-    quiet = contextlib.redirect_stderr(io.StringIO())
-    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), warnings.catch_warnings(), quiet:
+    err, out = contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO())
+    with torch.random.fork_rng(devices=[]), torch.inference_mode(False), warnings.catch_warnings(), err, out:
         warnings.simplefilter("ignore")
         if weights is None:
             try:

@@ -7,7 +7,7 @@ import csv
 import io
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 __all__ = ["Mean", "Row", "best", "csv_text", "digits", "is_better", "markdown", "means", "rows", "verdicts"]
@@ -51,13 +51,19 @@ def means(records: Sequence[Record]) -> dict[Row, dict[tuple[str, str], Mean]]:
     return {row: {column: _mean(scores) for column, scores in columns.items()} for row, columns in values.items()}
 
 
-def rows(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """List means and standard errors, one for each row, condition and metric."""
-    found = []
-    for row, columns in means(records).items():
-        for (condition, metric), (value, error, images) in columns.items():
-            place = {**row._asdict(), "condition": condition, "metric": metric}
-            found.append({**place, "mean": value, "standard_error": None if math.isnan(error) else error, "images": images})
+def rows(records: Sequence[Record], unavailable: Iterable[str] = ()) -> list[dict[str, Any]]:
+    """List means and standard errors, one for each row, condition and metric; None where there is none.
+
+    Args:
+        records: At least one, and the same conditions and metrics for every row.
+        unavailable: Metrics that could not be measured; each is listed with 0 images.
+    """
+    found, table = [], means(records)
+    for row, columns in table.items():
+        for condition, metric in _heads(table, unavailable):
+            value, error, images = columns.get((condition, metric), Mean(math.nan, math.nan, 0))
+            numbers = {"mean": value if images else None, "standard_error": None if math.isnan(error) else error, "images": images}
+            found.append({**row._asdict(), "condition": condition, "metric": metric, **numbers})
     return found
 
 
@@ -69,27 +75,26 @@ def markdown(records: Sequence[Record], unavailable: Mapping[str, str]) -> str:
         unavailable: Metrics that could not be measured, and why; each gets its columns, which say so.
     """
     table = means(records)
-    columns = list(next(iter(table.values())))
-    metrics = [*dict.fromkeys(metric for _, metric in columns), *unavailable]
-    heads = [(condition, metric) for condition in dict.fromkeys(condition for condition, _ in columns) for metric in metrics]
+    heads = _heads(table, unavailable)
     lines = [f"| {' | '.join([*Row._fields, *(f'{condition} {metric}' for condition, metric in heads)])} |"]
     lines.append("|" + "---|" * (len(Row._fields) + len(heads)))
     for row, found in table.items():
         place = [f"{value:g}" if isinstance(value, float) else str(value) for value in row]
         lines.append(f"| {' | '.join([*place, *(_cell(found.get(head), head[1]) for head in heads)])} |")
     images = len({record["image"] for record in records})
-    lines += ["", f"Means over {images} images and their standard errors; sigma 0 is the bare network."]
+    over = f"Means over {images} images and their standard errors" if images > 1 else "Scores of 1 image"
+    lines += ["", over + ("; sigma 0 is the bare network." if any(not row.sigma for row in table) else ".")]
     lines += [f"{metric} was not measured: {reason}" for metric, reason in unavailable.items()]
     return "\n".join(lines) + "\n"
 
 
-def csv_text(records: Sequence[Record]) -> str:
-    """Format `rows` as CSV."""
-    lines = rows(records)
+def csv_text(records: Sequence[Record], unavailable: Iterable[str] = ()) -> str:
+    """Format `rows` as CSV, with 6 digits: those that another number of threads leaves alone."""
+    lines = rows(records, unavailable)
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(lines[0])
+    writer.writerows([f"{value:.6g}" if isinstance(value, float) else value for value in line.values()] for line in lines)
     return stream.getvalue()
 
 
@@ -125,6 +130,13 @@ def is_better(metric: str, first: float, second: float) -> bool:
 def digits(metric: str) -> str:
     """Return the format of a metric's scores."""
     return {"mse": ".2e", "lpips": ".4f", "ssim": ".4f", "ssim_y": ".4f"}.get(metric, ".2f")
+
+
+def _heads(table: Mapping[Row, Mapping[tuple[str, str], Mean]], unavailable: Iterable[str]) -> list[tuple[str, str]]:
+    """The columns, (condition, metric): for each condition what was measured, then what could not be."""
+    columns = list(next(iter(table.values())))
+    conditions, metrics = (dict.fromkeys(column[place] for column in columns) for place in (0, 1))
+    return [(condition, metric) for condition in conditions for metric in [*metrics, *unavailable]]
 
 
 def _mean(values: Sequence[float]) -> Mean:

@@ -33,7 +33,7 @@ LAYERS: dict[str, set[str] | None] = {
     "certificate": {"archive", "bounds", "error_bounds", "tiles"},
     "smoothing": {"archive", "batching", "bounds", "certificate", "draws", "tiles"},
     "conditions": {"attacks", "degradations", "smoothing"},
-    "evaluation": {"archive", "conditions", "metrics", "smoothing"},
+    "evaluation": {"__version__", "archive", "conditions", "metrics", "smoothing"},
     "tables": set(),
     "curves": {"tables"},
     "report": {"certificate"},

@@ -2,15 +2,12 @@
 
 import argparse
 import hashlib
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
-from tqdm import tqdm
-
-from smoothsr import Certificate, SmoothedSR, __version__, archive, report, tables
-from smoothsr.adapters import LoadedSR
-from smoothsr.commands import FAILURES, UserError, find_device, message, precision
-from smoothsr.commands.evaluate import find_images, load_models, measured, parts, read_pair, results, write
+from smoothsr import Certificate, SmoothedSR, __version__, archive, tables
+from smoothsr.commands import FAILURES, UserError, find_device, network, precision
+from smoothsr.commands.evaluate import Progress, find_images, load_models, measured, parts, read_pair, shared, write
 from smoothsr.curves import curves
 from smoothsr.evaluation import Image, Record, Setting
 
@@ -26,70 +23,75 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--over {args.over} takes one -n, got {len(draws)}")
     if args.over == "n" and (len(sigmas) > 1 or not sigmas[0]):
         raise UserError("--over n takes one --sigma, greater than 0")
+    args.tile = args.tile or ([0, 8, 16] if args.over == "certified" else [0])
+    args.halo = args.halo or ([2] if args.over == "certified" else [4])
     if args.over != "certified" and (len(args.tile) > 1 or len(args.halo) > 1):
         raise UserError(f"--over {args.over} takes one --tile and one --halo")
     settings = [Setting.of(s, n, tile, halo) for s in sigmas for n in draws for tile in args.tile for halo in args.halo]
-    settings = list(dict.fromkeys(settings))
-    unavailable: dict[str, str] = {}
     if args.over == "certified":
-        records, status = certified(args, settings)
-    else:
-        records, unavailable, status = measured(args, settings)
-    if not records:
-        return status
-    print(f"\n{write(args, records, unavailable)}")
-    for metric in records[0]["scores"] if args.over == "certified" else list(records[0]["scores"])[:1]:
-        print("\n".join(tables.verdicts(records, metric)))
-    if args.over == "certified":
-        share = f"alpha {args.alpha:g} / {len(settings)} candidates = {args.alpha / len(settings):.3g}"
-        print(f"Each certificate has {share}: whichever is chosen for an image, it holds with confidence {1 - args.alpha:.10g}.")
-    else:
-        print("A choice made on these images looks better on them than it is: measure it on others before you report it.")
-        report.save_figure(curves(records, "n" if args.over == "n" else "sigma"), results(args) / "sweep.png")
-    print(f"Wrote {results(args) / 'sweep'}.md, .csv, .json" + (", .png" if args.over != "certified" else ""))
+        return certified(args, list(dict.fromkeys(settings)))
+    records, unavailable, status = measured(args, settings)
+    if records:
+        notes = tables.verdicts(records, next(iter(records[0]["scores"])))
+        notes.append("A choice made on these images looks better on them than it is: measure it on others before you report it.")
+        write(args, records, unavailable, notes, curves(records, args.over))
     return status
 
 
-def certified(args: argparse.Namespace, settings: list[Setting]) -> tuple[list[Record], int]:
-    """Certify every image with every candidate; return what is certified at each radius, and the exit status."""
+def certified(args: argparse.Namespace, settings: Sequence[Setting]) -> int:
+    """Certify every image with every candidate; tabulate what is certified at each radius."""
     if any(not setting.sigma for setting in settings):
         raise UserError("--over certified needs --sigma greater than 0: the bare network has no certificate")
-    if min(args.radius) < 0:
-        raise UserError("--radius must be at least 0")
+    if min(args.radius) < 0 or not 0 < args.alpha < 1:
+        raise UserError(f"--radius must be at least 0 and --alpha between 0 and 1, got {min(args.radius):g} and {args.alpha:g}")
     paths, device = find_images(args), find_device(args.device)
     models = load_models(args, device)
-    records, status = list[Record](), 0
-    with tqdm(total=len(paths) * len(models) * len(settings), unit="certificate", disable=None, leave=False) as progress:
+    digests = {name: archive.digest(loaded.model.state_dict().values()) for name, loaded in models.items()}
+    cells = [(name, setting) for name in models for setting in settings]
+    alpha = args.alpha / len(cells)
+
+    def read(path: Path) -> Image:
+        return read_pair(args, path, next(iter(models.values())), device)
+
+    def part(image: Image, name: str, setting: Setting) -> Path:
+        lr = archive.digest([image.lr])
+        what = [__version__, digests[name], lr, *setting, args.agg, args.n_cert, alpha, args.levels, args.precision]
+        return parts(args) / f"{image.name}_{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.npz"
+
+    def certify(path: Path, progress: Progress) -> None:
+        image = read(path)
+        for name, setting in cells:
+            target = part(image, name, setting)
+            if not target.exists():  # the first draws count, and no others
+                sigma, n, tile, halo = setting
+                smoothed = SmoothedSR(network(models[name], image.lr.shape[1]), sigma, n, args.agg, tile=tile or None, halo=halo)
+                with precision(args, device):
+                    smoothed.certify(image.lr, n=args.n_cert, alpha=alpha, levels=args.levels).save(target)
+            progress()
+
+    def collect(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
+        records, missing = list[Record](), list[str]()
         for path in paths:
-            progress.set_description(path.stem)
             try:
-                found = list[Record]()
-                for name, loaded in models.items():
-                    image = read_pair(args, path, loaded, device)
-                    for setting in settings:
-                        with precision(args, device):
-                            certificate = certify(args, image, loaded, setting, args.alpha / len(settings))
-                        found += rows(args, image, name, setting, certificate)
-                        progress.update()
-                records += found
-            except FAILURES as error:
-                status = 2
-                print(f"smoothsr: {path.stem}: {message(error)}", file=sys.stderr)
-    return records, status
+                image = read(path)
+            except FAILURES:  # the process whose it is will say so
+                missing.append(path.stem)
+                continue
+            found = {cell: part(image, *cell) for cell in cells}
+            if all(file.exists() for file in found.values()):
+                for (name, setting), file in found.items():
+                    records += rows(args, image, name, setting, Certificate.load(file))
+            else:
+                missing.append(path.stem)
+        return records, missing
 
-
-def certify(args: argparse.Namespace, image: Image, loaded: LoadedSR, setting: Setting, alpha: float) -> Certificate:
-    """Make a certificate, or read the one that an earlier run made: its first draws count, and no others."""
-    weights = archive.digest(loaded.model.state_dict().values())
-    what = [__version__, weights, archive.digest([image.lr]), *setting, args.agg, args.n_cert, alpha, args.levels, args.precision]
-    path = parts(args) / f"{image.name}_{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.npz"
-    if path.exists():
-        return Certificate.load(path)
-    sigma, n, tile, halo = setting
-    smoothed = SmoothedSR(loaded.model, sigma, n, args.agg, tile=tile or None, halo=halo)
-    certificate = smoothed.certify(image.lr, n=args.n_cert, alpha=alpha, levels=args.levels)
-    certificate.save(path)
-    return certificate
+    records, status = shared(args, paths, len(cells), certify, collect)
+    if records:
+        notes = [line for metric in records[0]["scores"] for line in tables.verdicts(records, metric)]
+        share, sure = f"alpha {args.alpha:g} / {len(cells)} candidates = {alpha:.3g}", f"{1 - args.alpha:.10g}"
+        notes.append(f"Each certificate has {share}: whichever is chosen for an image, it holds with confidence {sure}.")
+        write(args, records, {}, notes)
+    return status
 
 
 def rows(args: argparse.Namespace, image: Image, name: str, setting: Setting, certificate: Certificate) -> Iterator[Record]:
