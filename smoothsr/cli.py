@@ -139,7 +139,7 @@ def _evaluation(command: argparse.ArgumentParser, conditions: str, several: bool
     command.add_argument("--crop", type=int, help="measure on the central crop of so many input pixels (default: whole images)")
     command.add_argument("--agg", default="median", help='"median", "mean", or a percentile such as p10 (default median)')
     if several:
-        command.add_argument("-t", "--tile", type=integers, help="tile side in input pixels, 0: none (default 0; certified: 0,8,16)")
+        command.add_argument("-t", "--tile", type=integers, help="tile side in pixels, 0: none (default 0, certified: 0,8,16)")
         command.add_argument("--halo", type=integers, help="input pixels read beyond a tile (default 4; certified: 2)")
     else:
         command.add_argument("-t", "--tile", type=int, default=0, help="tile side in input pixels, 0: none (default 0)")
