@@ -1,24 +1,26 @@
 """Conditions under which a network is measured, as a user writes them: "none", "blur:1+noise:0.02+jpeg:60", "pgd:4/255@bare".
 
-A condition is a chain of degradations and attacks, joined by "+". An attack is `NAME:EPS`, with the norm before eps
-("pgd:l2:0.5", or "pgd:rms:0.01" for an l2 budget of that root mean square change) and options behind it
-("pgd:4/255:steps=100:restarts=5"). It aims at whatever is being measured; "@bare" aims it at the network inside the smoother
-instead, which is a transfer attack.
+A condition is a chain of degradations and attacks, joined by "+" and applied from left to right: an attack starts from what the
+steps before it made, and knows nothing of those after it. An attack is `NAME:EPS`, with the norm before eps ("pgd:l2:0.5", or
+"pgd:rms:0.01" for an l2 budget of that root mean square change) and options behind it ("pgd:4/255:steps=100:restarts=5"). It
+aims at whatever is being measured; "@bare" aims it at the network inside the smoother instead, which is a transfer attack.
 
 An attacker of a smoother knows everything but the noise to come, so he averages over noise of his own (A. Athalye et al., ICML
-2018, expectation over transformation). There are three ways to do that, `via`: "served", through the statistic that is served,
-all its n draws; "mean", through the mean of a few draws; and "draw", the mean loss of single draws. "strongest" takes the worst of
-all of these and of what transfers from the bare network.
+2018, expectation over transformation). There are three ways to do that, `via`: "served", through the statistic that is served, all
+its n draws; "mean", through the mean of `draws` draws; and "draw", the mean loss of `draws` single draws. At a given number of
+steps "served" is the strongest, at a given cost "mean" with more steps. A bare network has no noise, so `via` and `draws` mean
+nothing to it. "strongest" takes the worst of all of these and of what transfers from the bare network.
 """
 
+import copy
 import hashlib
 import itertools
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from smoothsr import attacks, degradations
@@ -29,12 +31,12 @@ __all__ = ["Condition", "parse", "seed_of", "serve"]
 Function = Callable[..., Tensor]
 DEGRADATIONS: dict[str, Function] = {name: getattr(degradations, name) for name in ("noise", "jpeg", "blur", "resize")}
 ATTACKS: dict[str, Function] = {name: getattr(attacks, name) for name in ("fgsm", "bim", "pgd", "cw")}
-OPTIONS: dict[str, dict[str, type]] = {
-    "fgsm": {"draws": int, "via": str},
-    "bim": {"draws": int, "via": str, "steps": int},
-    "pgd": {"draws": int, "via": str, "steps": int, "restarts": int},
-    "cw": {"draws": int, "via": str, "steps": int, "c": float},
-    "strongest": {"draws": int, "steps": int, "evaluations": int},
+OPTIONS = {  # all are whole numbers, but for via and c
+    "fgsm": ("via", "draws"),
+    "bim": ("via", "draws", "steps"),
+    "pgd": ("via", "draws", "steps", "restarts"),
+    "cw": ("via", "draws", "steps", "c"),
+    "strongest": ("draws", "steps", "restarts", "c", "evaluations"),
 }
 DRAWS = 5  # of the attacker's own, where he averages
 EVALUATIONS = 4  # served outputs by which "strongest" judges a result
@@ -65,26 +67,25 @@ class Attack:
 
     def apply(self, lr: Tensor, reference: Tensor | None, model: nn.Module, seed: int) -> Tensor:
         """Attack lr (1,C,h,w)."""
-        options = dict(self.options)
-        draws, via = options.pop("draws", DRAWS), options.pop("via", "served")
-        evaluations = options.pop("evaluations", EVALUATIONS)
-        options |= {"eps": self.eps, "norm": self.norm, "seed": seed % 2**63}
-        if self.norm == "rms":
-            options |= {"eps": attacks.l2_budget(self.eps, lr), "norm": "l2"}
         if self.bare and isinstance(model, SmoothedSR):
             model = model.model
+        draws = self.options.get("draws", DRAWS)
         ways = views(model, draws, seed)
+        eps, norm = (attacks.l2_budget(self.eps, lr), "l2") if self.norm == "rms" else (self.eps, self.norm)
 
-        def attack(name: str, way: str) -> Tensor:
-            known = {key: value for key, value in options.items() if key != "steps" or name != "fgsm"}
-            return ATTACKS[name](ways[way], lr, reference, draws=draws if way == "draw" else 1, **known)
+        def attack(name: str, way: str, seed: int) -> Tensor:
+            own = {key: value for key, value in self.options.items() if key in OPTIONS[name] and key not in ("via", "draws")}
+            own |= {"eps": eps, "norm": norm, "draws": draws if way == "draw" else 1, "seed": seed % 2**63}
+            return ATTACKS[name](ways[way], lr, reference, **own)
 
         if self.name != "strongest":
-            return attack(self.name, via if via in ways else "served")
-        results = [lr, *(attack(name, "bare") for name in ATTACKS)]
-        if isinstance(model, SmoothedSR):
-            results += [attack("pgd", way) for way in ways if way != "bare"]
-        return attacks.worst(ways["served"], lr, results, reference, evaluations=evaluations)
+            way = self.options.get("via", "served")
+            return attack(self.name, way if way in ways else "served", seed)
+        tries = [*((name, "bare") for name in ATTACKS), *(("pgd", way) for way in ways if way != "bare")]
+        # Transfer attacks as they are by themselves, so that "strongest" includes them; the others from a start of their own each.
+        seeds = [seed if way == "bare" else seed + number for number, (_, way) in enumerate(tries)]
+        results = [lr, *(attack(name, way, start) for (name, way), start in zip(tries, seeds, strict=True))]
+        return attacks.worst(ways["served"], lr, results, reference, evaluations=self.options.get("evaluations", EVALUATIONS))
 
 
 @dataclass(frozen=True)
@@ -111,8 +112,8 @@ class Condition:
         Returns:
             (1,C,h,w) in [0, 1].
         """
-        for step in self.steps:
-            lr = step.apply(lr, seed) if isinstance(step, Degradation) else step.apply(lr, reference, model, seed)
+        for number, step in enumerate(self.steps, seed):  # a seed each, or noise that is added twice would be the same
+            lr = step.apply(lr, number) if isinstance(step, Degradation) else step.apply(lr, reference, model, number)
         return lr
 
 
@@ -133,25 +134,26 @@ def parse(text: str) -> Condition:
 
 def serve(model: nn.Module, lr: Tensor, seed: int) -> Tensor:
     """Run the bare network, or a SmoothedSR with the noise of a seed: (B,C,h,w) to (B,C,H,W) in [0, 1], differentiable."""
-    if not isinstance(model, SmoothedSR):
-        return model(lr).clamp(0, 1)
-    before, model.seed = model.seed, seed
-    try:
-        return model(lr)
-    finally:
-        model.seed = before
+    return _variant(model, seed=seed)(lr) if isinstance(model, SmoothedSR) else model(lr).clamp(0, 1)
 
 
 def views(model: nn.Module, draws: int, seed: int) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Return the ways in which an attacker can see a model: for a smoother by all of `via`, with noise of his own."""
+    """Return the ways in which an attacker can see a model, with noise of his own that is fresh at every call.
+
+    They are "served" and "bare", the network by itself, and for a smoother the rest of `via` as well.
+    """
     seeds = itertools.count(seed_of(seed, "attacker"))
     models = {"bare": model, "served": model}
     if isinstance(model, SmoothedSR):
-        options: Any = {"tile": model.tile, "halo": model.halo, "denoiser": model.denoiser}
-        models["bare"] = model.model
-        models["mean"] = SmoothedSR(model.model, model.sigma, draws, "mean", **options)
-        models["draw"] = SmoothedSR(model.model, model.sigma, 1, **options)
+        models |= {"bare": model.model, "mean": _variant(model, n=draws, agg="mean"), "draw": _variant(model, n=1, agg="median")}
     return {way: partial(_seen, seen, seeds) for way, seen in models.items()}
+
+
+def _variant(model: SmoothedSR, **options: Any) -> SmoothedSR:
+    """Return the same smoother with other options; the network is shared, and what is known about its fastest batches."""
+    other = copy.copy(model)
+    vars(other).update(options)
+    return other
 
 
 def _seen(model: nn.Module, seeds: Iterator[int], lr: Tensor) -> Tensor:
@@ -171,10 +173,8 @@ def seed_of(*words: object) -> int:
 def _step(text: str) -> Degradation | Attack:
     body, at, aim = text.partition("@")
     name, *rest = body.split(":")
-    names = [*DEGRADATIONS, *OPTIONS]
-    if name not in names:
-        raise ValueError(f'unknown condition {name!r} in {text!r}: use "none", or of {", ".join(names)}')
-    pairs = [part.split("=", 1) for part in rest if "=" in part]
+    if name not in DEGRADATIONS and name not in OPTIONS:
+        raise ValueError(f'unknown condition {name!r} in {text!r}: use "none" alone, or of {", ".join([*DEGRADATIONS, *OPTIONS])}')
     plain = [part for part in rest if "=" not in part]
     norm = plain.pop(0) if len(plain) == 2 and name in OPTIONS else "linf"
     if len(plain) != 1 or norm not in ("linf", "l2", "rms"):
@@ -182,20 +182,37 @@ def _step(text: str) -> Degradation | Attack:
         raise ValueError(f"{text!r} must be {form}, such as pgd:4/255 or noise:0.03")
     strength = _number(plain[0], text)
     if name in DEGRADATIONS:
-        if at or pairs:
+        if at or len(rest) > 1:
             raise ValueError(f'{text!r}: a degradation has no options and no "@"')
-        return Degradation(name, strength)
+        degradation = Degradation(name, strength)
+        if name in ("noise", "jpeg"):  # a strength out of range is told now, not at the first image
+            degradation.apply(torch.zeros(1, 1, 1, 1), 0)
+        return degradation
+    if norm != "l2" and strength > 1:
+        raise ValueError(f"{text!r}: eps must be at most 1, as values are; got {strength:g}: write 4/255, not 4")
     if at and aim != "bare":
         raise ValueError(f'{text!r}: what follows "@" must be bare, got {aim!r}')
-    options = {}
-    for key, value in pairs:
-        if key not in OPTIONS[name] or (key == "via" and value not in ("served", "mean", "draw")):
-            raise ValueError(f"{text!r}: {name} takes {', '.join(OPTIONS[name])} (via: served, mean or draw), got {key}={value}")
-        try:
-            options[key] = OPTIONS[name][key](value)
-        except ValueError as error:
-            raise ValueError(f"{text!r}: {key} must be a number, got {value!r}") from error
-    return Attack(name, strength, norm, bool(at), options)
+    return Attack(name, strength, norm, bool(at), _options(name, [part for part in rest if "=" in part], text))
+
+
+def _options(name: str, parts: list[str], text: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for part in parts:
+        key, _, word = part.partition("=")
+        if key not in OPTIONS[name] or key in options:
+            raise ValueError(f"{text!r}: {name} takes {', '.join(OPTIONS[name])}, each once, got {part}")
+        if key == "via":
+            if word not in ("served", "mean", "draw"):
+                raise ValueError(f"{text!r}: via must be served, mean or draw, got {word!r}")
+            options[key] = word
+        else:
+            value = _number(word, text)
+            if key != "c" and value % 1:
+                raise ValueError(f"{text!r}: {key} must be a whole number, got {word!r}")
+            options[key] = value if key == "c" else int(value)
+    if "draws" in options and name != "strongest" and options.get("via", "served") == "served":
+        raise ValueError(f"{text!r}: draws goes with via=mean or via=draw, since via=served takes all that are served")
+    return options
 
 
 def _number(word: str, text: str) -> float:
@@ -203,7 +220,7 @@ def _number(word: str, text: str) -> float:
     try:
         value = float(top) / float(bottom) if slash else float(word)
     except (ValueError, ZeroDivisionError):
-        value = math.nan
-    if not 0 < value < math.inf:
+        value = 0.0
+    if not 0 < value < float("inf"):
         raise ValueError(f"{text!r}: {word!r} must be a number greater than 0, such as 0.03 or 4/255")
     return value

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from attacked import KERNELS, SIDE, Curved, LinearSR, changes, images, one_value, size
+from torch import Tensor
 
 from smoothsr import attacks
-from smoothsr.attacks import bim, cw, fgsm, pgd, strongest
+from smoothsr.attacks import bim, cw, fgsm, pgd, strongest, worst
 
 ALL = [fgsm, bim, pgd, cw]
 ITERATED = [bim, pgd, cw]
@@ -175,8 +176,8 @@ def test_strongest_keeps_the_worst_of_each_image():
         name: (lambda model, lr, reference, shift=shift, **options: lr + torch.tensor(shift).view(-1, 1, 1, 1))  # noqa: ARG005
         for name, shift in shifts.items()
     }
-    worst = strongest(lambda x: x, lr, eps=0.1, attacks=tuple(attack.values()))
-    torch.testing.assert_close(worst - lr, torch.tensor([0.1, 0.04]).view(-1, 1, 1, 1).expand_as(lr))
+    most = strongest(lambda x: x, lr, eps=0.1, attacks=tuple(attack.values()))
+    torch.testing.assert_close(most - lr, torch.tensor([0.1, 0.04]).view(-1, 1, 1, 1).expand_as(lr))
     target = lr + torch.tensor([0.0, 0.012]).view(-1, 1, 1, 1)
     nearest = strongest(lambda x: x, lr, target=target, eps=0.1, attacks=tuple(attack.values()))
     torch.testing.assert_close(nearest - lr, torch.tensor([0.0, 0.01]).view(-1, 1, 1, 1).expand_as(lr))  # lr itself is judged
@@ -200,6 +201,37 @@ def test_strongest_judges_a_random_model_by_its_mean():
     candidates = [lambda model, lr, reference, by=by, **options: lr + by for by in (0.1, 0.2, 0.15)]  # noqa: ARG005
     black = torch.zeros_like(lr)
     assert strongest(model, lr, black, eps=0.2, attacks=candidates, evaluations=4).mean().item() == pytest.approx(0.7)
+
+
+def test_the_worst_is_chosen_for_each_image_by_loss_reference_and_target():
+    model, lr = LinearSR("sharp"), images(batch=3)
+    results = [*(lr + 0.1 * torch.randn(lr.shape, generator=torch.Generator().manual_seed(i)) for i in range(4)), lr]
+    reference = torch.linspace(0, 1, 400).view(1, 1, 20, 20).expand(3, 1, 20, 20)
+    outputs = np.stack([model(result).detach().double().flatten(1).numpy() for result in results])
+    clean, ramp = outputs[4], reference.double().flatten(1).numpy()
+    chosen = dict[str, Tensor]()
+    for loss, order in (("l1", 1), ("l2", 2)):
+        away, towards = (ramp, {"reference": reference}, np.argmax), (ramp, {"target": reference}, np.argmin)
+        for goal, given, best in (away, towards, (clean, {}, np.argmax)):
+            expected = best(np.linalg.norm(outputs - goal, order, axis=2), axis=0)
+            found = worst(model, lr, results, loss=loss, evaluations=1, **given)
+            assert torch.equal(found, torch.stack([results[k][i] for i, k in enumerate(expected)]))
+            assert not found.requires_grad
+            chosen[f"{loss} {[*given]}"] = found
+    assert len({found.numpy().tobytes() for found in chosen.values()}) >= 4  # so the arguments matter
+    first = worst(model, lr, results, loss=one_value, evaluations=1)
+    assert torch.equal(first, torch.stack([results[k][i] for i, k in enumerate(outputs[:, :, 20 * SIDE + SIDE].argmax(0))]))
+
+
+def test_the_worst_for_a_random_model_is_judged_by_as_many_evaluations_as_asked_for():
+    calls = iter([1.0, 9.0, 0.0, 2.0, 2.0, 2.0, 9.0, 0.0, 0.0])  # means 10/3, 2 and 3: single evaluations would mislead
+    lr = torch.full((1, 1, 2, 2), 0.5)
+    results = [lr + by for by in (0.1, 0.2, 0.3)]
+    model = lambda x: torch.full_like(x, next(calls))  # noqa: E731
+    assert torch.equal(worst(model, lr, results, torch.zeros_like(lr), evaluations=3), results[0])
+    assert next(calls, None) is None
+    with pytest.raises(ValueError, match="evaluations must be at least 1, got 0"):
+        worst(model, lr, results, evaluations=0)
 
 
 @pytest.mark.parametrize("norm", ["l2", "linf"])

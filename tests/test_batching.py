@@ -4,9 +4,9 @@ import warnings
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from smoothsr import batching
+from smoothsr import SmoothedSR, batching
 from smoothsr.batching import Batching
 
 
@@ -201,3 +201,90 @@ def test_a_network_that_reshapes_with_view_keeps_its_layout():
             assert outputs[:, 2, 3, 3].tolist() == [*range(done, done + len(outputs))]
             done += len(outputs)
     assert runs.count(False) == 2  # once for each
+
+
+@pytest.fixture
+def deterministic():
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+SPEEDS = [lambda size, _: 10 + size, lambda size, last: size * (2 if last else 1), lambda size, last: size**2 * (1 if last else 9)]
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("convolutional", [False, True])
+@pytest.mark.parametrize(("given", "size"), [(None, 8), (3, 3)])
+def test_deterministic_mode_has_the_same_plan_every_time_whatever_the_clock_says(given, size, convolutional, simulate):
+    expected = [(size, convolutional)] * (21 // size) + [(21 % size, convolutional)] * (21 % size > 0)
+    for seconds in SPEEDS:
+        predictor, batches = simulate(seconds), Batching(given, convolutional)
+        for _ in range(batching.RENEW // 3 + 9):  # beyond the renewal of plans
+            assert predictor.all(batches, 21) == expected
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("given", [None, 8])
+def test_deterministic_mode_halves_what_memory_forbids(given, simulate):
+    predictor, batches = simulate(memory=3), Batching(given, False)
+    with pytest.warns(RuntimeWarning) as caught:
+        assert [size for size, _ in predictor.all(batches, 9)] == [2, 2, 2, 2, 1]
+    assert [str(warning.message).split()[-1] for warning in caught] == ["4", "2"]
+    made = len(predictor.made)
+    assert [size for size, _ in predictor.all(batches, 4)] == [2, 2]  # remembered, without a word
+    assert len(predictor.made) == made + 2
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("given", [None, 4])
+def test_deterministic_mode_goes_on_without_a_layout_that_memory_or_the_network_forbids(given, simulate):
+    for error, memory in ((RuntimeError("view size is not compatible"), 8), (torch.OutOfMemoryError("CUDA out of memory"), 1)):
+
+        def seconds(size, last, error=error):
+            if last:
+                raise error
+            return size
+
+        warnings.simplefilter("ignore")  # of the halvings; pytest restores the filters
+        predictor, batches = simulate(seconds, memory=memory), Batching(given, True)
+        for _ in range(2):
+            assert set(predictor.all(batches, 16)) == {(min(memory, given or 8), False)}
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize(("error", "text"), [(torch.OutOfMemoryError, "out of memory"), (RuntimeError, "mat1 and mat2")])
+def test_deterministic_mode_hides_no_errors(error, text, simulate):
+    warnings.simplefilter("ignore")
+    for given in (None, 1, 4):
+        with pytest.raises(error, match=text):
+            simulate(memory=0, error=error, text=text).all(Batching(given, True), 4)
+
+
+def served(simulate, seconds) -> tuple[list[Tensor], list[tuple[int, bool]]]:
+    """The output of a seeded smoother and its gradients, and the plans of its batches, on a machine of some speed."""
+
+    def note(_net, inputs, _output):
+        plans.append((len(inputs[0]), not inputs[0].is_contiguous()))
+        clock.now += seconds(*plans[-1])
+
+    clock, plans = simulate(), list[tuple[int, bool]]()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Conv2d(3, 16, 3, padding=1), nn.PReLU(), nn.Conv2d(16, 48, 3, padding=1), nn.PixelShuffle(4)).eval()
+    net.register_forward_hook(note)
+    smoothed, lr = SmoothedSR(net, 0.05, 21, seed=3), torch.linspace(0, 1, 3 * 12 * 11).view(1, 3, 12, 11).requires_grad_()
+    for _ in range(3):
+        sr = smoothed(lr)
+    return [sr, *torch.autograd.grad(sr.square().sum(), [lr, *net.parameters()])], plans
+
+
+def test_only_in_deterministic_mode_speed_decides_nothing(simulate, deterministic):  # noqa: ARG001
+    (first, plans), (second, others) = (served(simulate, seconds) for seconds in SPEEDS[:2])
+    assert plans == others
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    torch.use_deterministic_algorithms(False)
+    (first, plans), (second, others) = (served(simulate, seconds) for seconds in SPEEDS[:2])
+    assert plans != others
+    torch.testing.assert_close(first[0], second[0])
