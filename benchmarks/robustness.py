@@ -27,7 +27,8 @@ CROPS = {  # side in LR pixels
     "DITN_Real_GAN_x4": 24,
     "RealESRGAN_x4plus": 16,
 }
-FEWER = {"RealESRGAN_x4plus": 5}  # images of each set, where it is not all
+ADAPTED = ("builtin", "builtin-clean", "spanx4_ch48", "realesr-animevideov3")  # what the adaptive attack runs on
+FEWER = {"RealESRGAN_x4plus": 3}  # images of each set, where it is not all
 SETS = {"Set5": datasets.set5, "B100": datasets.b100}
 SIGMAS = (0, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08)
 METRICS = ("psnr_y", "ssim_y", "lpips")
@@ -46,7 +47,7 @@ def main() -> None:
     """Measure what is missing, then write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models", nargs="+", default=list(CROPS), choices=list(CROPS), metavar="NAME", help="(default: all)")
-    parser.add_argument("--adaptive", nargs="*", default=[*CROPS][:-1], metavar="NAME", help="(default: all but the last)")
+    parser.add_argument("--adaptive", nargs="*", default=ADAPTED, metavar="NAME", help=f"(default: {' '.join(ADAPTED)})")
     parser.add_argument("--adaptive-images", type=int, default=3, help="of Set5 that the adaptive attack runs on (default 3)")
     parser.add_argument("--parts", type=Path, default=Path("robustness_parts"), help="folder of the part files")
     parser.add_argument("--measure", action="store_true", help="only measure, for processes that share the work")
@@ -107,19 +108,25 @@ def page(found: dict[str, list[tables.Record]]) -> Iterator[str]:
     yield "standard error over images. Luma, border of 4 pixels cropped; LPIPS of AlexNet on the whole crop."
     for title, records in found.items():
         adaptive = title == "adaptive"
-        names = sorted({record["image"] for record in records})
+        counts = images(records)
+        fewer = "".join(f"; {name}: {count}" for name, count in counts.items() if count < max(counts.values()))
         yield f"\n## {'Adaptive attack' if adaptive else f'{title}: attacks on the bare network'}\n"
         if adaptive:
-            yield f"On {', '.join(names)}. The attack aims at what the row serves: for each image the worst of all attacks on the"
-            yield "bare network, and of PGD through the median, the mean and single draws of the smoother."
+            yield f"{max(counts.values())} images of Set5{fewer}. The attack aims at what the row serves: for each image the worst of all"
+            yield "attacks on the bare network, and of PGD through the median, the mean and single draws of the smoother."
         else:
-            fewer = "".join(f"; {name}: {count}" for name, count in FEWER.items() if count < len(names))
-            yield f"{len(names)} images{fewer}."
+            yield f"{max(counts.values())} images{fewer}."
             yield "For smoothed rows these are transfer attacks; every row of a network has the same attacked input."
         for metric in METRICS:
             yield from table(records, ADAPTIVE if adaptive else TRANSFER, metric)
         yield ""
         yield from summary(records, "adaptive" if adaptive else "PGD", ADAPTIVE if adaptive else TRANSFER)
+
+
+def images(records: list[tables.Record]) -> dict[str, int]:
+    """Count the images of each network."""
+    seen = {(record["model"], record["image"]) for record in records}
+    return {name: sum(model == name for model, _ in seen) for name in CROPS if any(model == name for model, _ in seen)}
 
 
 def summary(records: list[tables.Record], attack: str, heads: dict[str, str]) -> Iterator[str]:
