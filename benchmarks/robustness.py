@@ -112,8 +112,8 @@ def page(found: dict[str, list[tables.Record]]) -> Iterator[str]:
         fewer = "".join(f"; {name}: {count}" for name, count in counts.items() if count < max(counts.values()))
         yield f"\n## {'Adaptive attack' if adaptive else f'{title}: attacks on the bare network'}\n"
         if adaptive:
-            yield f"{max(counts.values())} images of Set5{fewer}. The attack aims at what the row serves: for each image the worst of all"
-            yield "attacks on the bare network, and of PGD through the median, the mean and single draws of the smoother."
+            yield f"{max(counts.values())} images of Set5{fewer}. It aims at what the row serves: the worst, for each image, of"
+            yield "all attacks on the bare network, and of PGD through the median, the mean and single draws of the smoother."
         else:
             yield f"{max(counts.values())} images{fewer}."
             yield "For smoothed rows these are transfer attacks; every row of a network has the same attacked input."
