@@ -18,6 +18,7 @@ from torch.linalg import vector_norm
 
 __all__ = ["bim", "cw", "fgsm", "l2_budget", "pgd", "strongest", "worst"]
 
+JUDGED = 4  # times as many draws decide at the end as make up a step
 Model = Callable[[Tensor], Tensor]
 Loss = Literal["l1", "l2"] | Callable[[Tensor, Tensor], Tensor]
 Norm = Literal["l2", "linf"]
@@ -173,15 +174,18 @@ def _best_iterate(gain: Gain, starts: Sequence[Tensor], step: Callable[..., Tens
     """Return each image's best change on the paths from starts, ends included, along which step(t, delta, gradient) leads."""
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
-    best, most = starts[0], torch.full_like(_length(starts[0]), -torch.inf)
+    kept = list[Tensor]()
     for start in starts:
-        delta = start
+        delta = best = start
+        most = torch.full_like(_length(start), -torch.inf)
         for t in range(steps):
             value, gradient = _slope(gain, delta, draws)
             best, most = torch.where(value > most, delta, best), torch.maximum(value, most)
             delta = step(t, delta, gradient)
-        value = _mean(gain, delta, draws)
-        best, most = torch.where(value > most, delta, best), torch.maximum(value, most)
+        # A random model's best value may be luck, most of all where its noise is spiky: the last iterate stands against it.
+        kept += [best, delta]
+    harm = torch.stack([_mean(gain, delta, JUDGED * draws) for delta in kept]).nan_to_num(-torch.inf)
+    best = torch.stack(kept)[harm.argmax(0).flatten(), torch.arange(len(harm[0]), device=harm.device)]
     return best
 
 

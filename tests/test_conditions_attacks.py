@@ -154,6 +154,7 @@ def judged(monkeypatch):
     return calls
 
 
+@pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize(
     ("make", "winner"),
     [
@@ -168,10 +169,10 @@ def test_the_strongest_is_as_harmful_as_each_of_its_set(make, winner, judged):
     model = make()
     lr = photo() if isinstance(getattr(model, "model", model), Net) else photo()[:, :1]
     reference = serve(model, lr, 1).detach() * 0.8 + 0.1
-    strongest = parse(f"strongest:{EPS}:steps=6:evaluations=8").apply(lr, reference, model, 3)
+    strongest = parse(f"strongest:{EPS}:steps=6:evaluations=16").apply(lr, reference, model, 3)
     each = [harm(model, result, reference) for result in judged[0][1]]
     reached = harm(model, strongest, reference)
-    assert reached >= 0.99 * max(each)  # by other noise than it was chosen by
+    assert reached >= 0.98 * max(each)  # by other noise than it was chosen by
     assert reached > 1.05 * each[0]
     if winner:
         gains = [value - each[0] for value in each]
@@ -185,7 +186,7 @@ def test_the_strongest_tries_the_whole_set_and_judges_by_the_served_output(judge
     ((model, results, options),) = judged
     assert options == {"evaluations": 3}
     output = model(lr)
-    assert any(torch.equal(output, serve(smoothed, lr, seed_of(3, "attacker") + i)) for i in range(100))
+    assert any(torch.equal(output, serve(smoothed, lr, seed_of(3, "attacker") + i)) for i in range(300))
     assert torch.equal(results[0], lr)
     assert len({result.numpy().tobytes() for result in results}) == 8  # lr, four that transfer, and PGD in three ways
     assert any(torch.equal(chosen, result) for result in results[1:])
