@@ -1,9 +1,13 @@
-"""One .npz that holds arrays and options, without pickle, with a format version and a digest of its content."""
+"""Results on disk: files that appear whole or not at all, and one .npz that holds arrays and options, without pickle.
+
+The .npz has a format version and a digest of its content.
+"""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["digest", "read", "write"]
+__all__ = ["digest", "read", "replacing", "write"]
+
+
+@contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary name; the file that is written there becomes path when it is complete, and never before.
+
+    The name is this process's own, since several may write the same result.
+    """
+    target = Path(path)
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def write(path: str | os.PathLike[str], version: int, options: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
@@ -23,16 +42,10 @@ def write(path: str | os.PathLike[str], version: int, options: dict[str, Any], a
         options: In JSON's types.
         arrays: Of numbers.
     """
-    target = Path(path)
-    part = target.with_name(target.name + ".part")
     text = json.dumps({"format": version, **options}, sort_keys=True)
-    try:
-        with part.open("wb") as file:
-            parts: dict[str, Any] = {"options": np.array(text), "digest": np.array(_content_digest(text, arrays)), **arrays}
-            np.savez_compressed(file, **parts)
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
+    parts: dict[str, Any] = {"options": np.array(text), "digest": np.array(_content_digest(text, arrays)), **arrays}
+    with replacing(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, **parts)
 
 
 def read(path: str | os.PathLike[str], version: int, names: Iterable[str]) -> tuple[dict[str, Any], dict[str, np.ndarray]]:

@@ -57,7 +57,7 @@ class Batching:
             f's outputs (b,...), b at least 1 and at most len(draws).
         """
         self._batches += 1
-        if self._batches % RENEW == 0:
+        if self._batches % RENEW == 0 and not torch.are_deterministic_algorithms_enabled():
             self._seconds.clear()
         tried = self._seconds.setdefault((kind, torch.is_grad_enabled()), {})
         while True:
@@ -125,6 +125,8 @@ class Batching:
             warnings.warn(f"out of memory with {plan.size} draws at once: going on with {half}", RuntimeWarning, stacklevel=2)
             if self.batch_size:
                 self.batch_size = half
+            for channels_last in (False, True):  # the layout makes no difference to memory
+                tried[Plan(channels_last, plan.size)] = [math.inf] * TRIALS
         elif not plan.channels_last:  # a network that reshapes with view() fails in this layout; other errors will come again
             raise error
         tried[plan] = [math.inf] * TRIALS

@@ -5,6 +5,7 @@ that several machines share, ends with the scores of one that ran through, and a
 only what is missing. (For the last bit of it, run under `torch.use_deterministic_algorithms(True)`, with as many threads.)
 """
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ class Study:
                 attacked = None
                 for setting in self.settings:
                     scores = done["scores"].setdefault(self._key(name, setting, condition), {})
-                    if missing := [metric for metric in self.metrics if metric not in scores]:
+                    if missing := [metric for metric in self.metrics if self._stored(metric) not in scores]:
                         model = self._smoothed(network, setting)
                         if attacked is None or condition.adaptive:  # else it is the same for every setting
                             attacked = condition.apply(image.lr, image.hr, model, seed)
@@ -118,7 +119,7 @@ class Study:
                             output = serve(model, attacked, seed_of(seed, "serving"))
                         if output.isnan().any():
                             raise ValueError(f"{name} gives NaN under {condition.text}: try another --precision")
-                        scores |= {metric: self._score(metric, output, image) for metric in missing}
+                        scores |= {self._stored(metric): self._score(metric, output, image) for metric in missing}
                         self._write(image.name, done)
                     progress()
 
@@ -133,12 +134,20 @@ class Study:
                     for condition in self.conditions:
                         scores = stored.get(self._key(name, setting, condition), {})
                         record = {"image": image, "model": name, **setting._asdict(), "condition": condition.text}
-                        found.append({**record, "scores": {metric: scores.get(metric) for metric in self.metrics}})
+                        found.append({**record, "scores": {metric: scores.get(self._stored(metric)) for metric in self.metrics}})
             if any(None in record["scores"].values() for record in found):
                 missing.append(image)
             else:
                 complete += found
         return complete, missing
+
+    @cached_property
+    def _weights(self) -> str:
+        return hashlib.sha256(self.lpips_weights.read_bytes()).hexdigest()[:16] if self.lpips_weights else "downloaded"
+
+    def _stored(self, metric: str) -> str:
+        """Name a metric in part files: LPIPS with the digest of its weights."""
+        return f"lpips {self._weights}" if metric == "lpips" else metric
 
     @cached_property
     def _digests(self) -> dict[str, str]:
@@ -171,6 +180,5 @@ class Study:
             raise ValueError(f"{path} holds no scores ({error}): delete it, and it will be measured again") from error
 
     def _write(self, name: str, done: Mapping[str, Any]) -> None:
-        part = self.folder / f"{name}.json.part"
-        part.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
-        part.replace(self.folder / f"{name}.json")
+        with archive.replacing(self.folder / f"{name}.json") as part:
+            part.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from smoothsr import archive
 from smoothsr.certificate import Certificate
 
 if TYPE_CHECKING:
@@ -178,14 +179,10 @@ def panel(lr: Tensor, bare: Tensor, certificate: Certificate, radius: float, tol
     return figure
 
 
-def save_figure(figure: "Figure", path: Path) -> None:
-    """Write a PNG under a temporary name, then rename it."""
-    part = path.with_name(path.name + ".part")
-    try:
-        figure.savefig(part, format="png", dpi=110)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+def save_figure(figure: "Figure", path: Path, dpi: int = 110) -> None:
+    """Write a PNG."""
+    with archive.replacing(path) as part:
+        figure.savefig(part, format="png", dpi=dpi)
 
 
 def _radius_axes(figure: "Figure", axis: Any, certificate: Certificate, tolerance: float, beta: float) -> None:

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from smoothsr import images
+
 torch.set_num_threads(1)  # tensors are tiny here, and on a busy machine threads would only wait for each other
 
 
@@ -16,3 +18,21 @@ def data() -> Path:
     if not folder.exists():
         pytest.skip("needs the data folder: set SMOOTHSR_DATA")
     return folder
+
+
+@pytest.fixture
+def deterministic():
+    """Results that depend on seeds alone."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(before)
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """The path of a small image, in a folder of its own."""
+    path = tmp_path / "in" / "photo.png"
+    path.parent.mkdir()
+    images.write(path, images.Picture(torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(0))))
+    return path

@@ -6,9 +6,10 @@ import torch
 from torch.nn import functional as F
 
 from smoothsr import evaluation, images
+from smoothsr.cli import main
 from smoothsr.images import Picture
 
-__all__ = ["counted", "evaluate", "leftovers", "photo", "scores", "write"]
+__all__ = ["counted", "error_of", "evaluate", "leftovers", "photo", "scores", "write"]
 
 
 def photo(seed, height=37, width=41, channels=3):
@@ -37,6 +38,16 @@ def counted(monkeypatch):
 
     monkeypatch.setattr(evaluation, "serve", serve)
     return outputs
+
+
+def error_of(capsys, command):
+    """The one line on stderr by which a command refuses."""
+    capsys.readouterr()
+    assert main(command) == 2
+    captured = capsys.readouterr()
+    assert captured.err.startswith("smoothsr: ")
+    assert captured.err.count("\n") == 1, captured.err
+    return captured.err
 
 
 def leftovers(folder):

@@ -29,14 +29,6 @@ def no_drawing(monkeypatch):
 
 
 @pytest.fixture
-def photo(tmp_path):
-    path = tmp_path / "in" / "photo.png"
-    path.parent.mkdir()
-    images.write(path, Picture(torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(0))))
-    return path
-
-
-@pytest.fixture
 def certified(photo, tmp_path):
     """A certificate of the photo by the command's own options."""
     out = tmp_path / "c"

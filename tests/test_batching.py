@@ -203,14 +203,6 @@ def test_a_network_that_reshapes_with_view_keeps_its_layout():
     assert runs.count(False) == 2  # once for each
 
 
-@pytest.fixture
-def deterministic():
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(before)
-
-
 SPEEDS = [lambda size, _: 10 + size, lambda size, last: size * (2 if last else 1), lambda size, last: size**2 * (1 if last else 9)]
 
 

@@ -13,14 +13,6 @@ from smoothsr.images import Picture
 QUICK = ["--n-cert", "200", "--levels", "4", "--tile", "4", "--halo", "1", "--sigma", "0.05"]
 
 
-@pytest.fixture
-def photo(tmp_path):
-    path = tmp_path / "in" / "photo.png"
-    path.parent.mkdir()
-    images.write(path, Picture(torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(0))))
-    return path
-
-
 def error_of(capsys, *arguments):
     assert main([str(argument) for argument in arguments]) == 2
     captured = capsys.readouterr()

@@ -16,14 +16,6 @@ EPS = 0.02
 ATTACKS = ["fgsm", "bim", "pgd", "cw"]
 
 
-@pytest.fixture
-def deterministic():
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    yield
-    torch.use_deterministic_algorithms(before)
-
-
 @pytest.mark.parametrize(("norm", "eps"), [("linf", EPS), ("l2", 0.3), ("rms", 0.02)])
 @pytest.mark.parametrize("name", [*ATTACKS, "strongest"])
 def test_budgets_hold_and_are_used(name, norm, eps):

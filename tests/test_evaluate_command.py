@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small import counted, evaluate, leftovers, photo, scores, write
+from small import counted, error_of, evaluate, leftovers, photo, scores, write
 
 from smoothsr import SmoothedSR, adapters, degradations, metrics
 from smoothsr.adapters.compact import Compact
@@ -20,15 +20,6 @@ PHOTOS = {"a": photo(1), "b": photo(2), "c": photo(3)}
 @pytest.fixture
 def hr(tmp_path):
     return write(tmp_path / "hr", **PHOTOS)
-
-
-def error_of(capsys, command):
-    capsys.readouterr()
-    assert main(command) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("smoothsr: ")
-    assert captured.err.count("\n") == 1, captured.err
-    return captured.err
 
 
 def test_scores_are_those_of_the_outputs(hr, tmp_path):

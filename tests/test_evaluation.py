@@ -212,7 +212,7 @@ def test_every_model_meets_the_same_noise_and_every_image_its_own(study, image, 
     assert not torch.equal(outputs[4], outputs[0])
 
 
-def test_lpips_is_not_computed_in_the_networks_precision(study, image, monkeypatch):
+def test_lpips_is_not_computed_in_the_networks_precision(study, image, monkeypatch, tmp_path):
     seen = []
 
     def lpips(output, reference, *, weights):
@@ -220,9 +220,24 @@ def test_lpips_is_not_computed_in_the_networks_precision(study, image, monkeypat
         return (output - reference).abs().mean()[None]
 
     monkeypatch.setattr(metrics, "lpips", lpips)
+    weights = tmp_path / "weights.pth"
+    weights.write_bytes(b"weights")
     with torch.autocast("cpu", torch.bfloat16):
-        replace(study, metrics=["lpips"], lpips_weights="weights.pth", settings=[BARE]).measure(image)
-    assert seen == [(False, "weights.pth")] * 2
+        replace(study, metrics=["lpips"], lpips_weights=weights, settings=[BARE]).measure(image)
+    assert seen == [(False, weights)] * 2
+
+
+def test_lpips_by_other_weights_is_measured_anew(study, image, monkeypatch, tmp_path):
+    monkeypatch.setattr(metrics, "lpips", lambda output, _, weights: output.new_tensor([float(weights.read_text())]))
+    found = []
+    for number, content in enumerate(("0.25", "0.5", "0.25")):
+        weights = tmp_path / f"{number}.pth"
+        weights.write_text(content)
+        one = replace(study, metrics=["lpips"], lpips_weights=weights, settings=[BARE])
+        one.measure(image)
+        found.append({record["scores"]["lpips"] for record in one.records([image.name])[0]})
+    assert found == [{0.25}, {0.5}, {0.25}]
+
 
 
 class Broken(nn.Module):

@@ -38,7 +38,7 @@ LAYERS: dict[str, set[str] | None] = {
     "attack_report": {"metrics"},
     "tables": set(),
     "curves": {"tables"},
-    "report": {"certificate"},
+    "report": {"archive", "certificate"},
     "cli": {"commands"},
     "__init__": {"certificate", "smoothing"},
 }

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from small import counted, leftovers, photo, write
+from small import counted, error_of, leftovers, photo, write
 
 from smoothsr import Certificate, SmoothedSR, adapters, archive, metrics
 from smoothsr.adapters.compact import Compact
@@ -45,15 +45,6 @@ def certificates(out):
         made = Certificate.load(path)
         found[path.name.split("_")[0], made.sigma, made.tile] = made
     return found
-
-
-def error_of(capsys, command):
-    capsys.readouterr()
-    assert main(command) == 2
-    captured = capsys.readouterr()
-    assert captured.err.startswith("smoothsr: ")
-    assert captured.err.count("\n") == 1, captured.err
-    return captured.err
 
 
 def test_the_best_sigma_is_that_of_outputs_made_here(hr, tmp_path, capsys):

@@ -81,9 +81,8 @@ def run(args: argparse.Namespace) -> int:
         "certificate": judged and {"file": str(args.certificate), **judged.record(args.beta)},
         "versions": {"smoothsr": __version__, "torch": torch.__version__, "device": str(device)},
     }
-    part = Path(f"{name}.json.part")
-    part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    part.replace(f"{name}.json")
+    with archive.replacing(f"{name}.json") as part:
+        part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     print(f"Wrote {name}_attacked.png (16 bits), _bare.png, _bare_attacked.png, _sr.png, _sr_attacked.png, _panel.png, .json")
     return 0 if judged is None or judged.holds(args.beta) else 1
 

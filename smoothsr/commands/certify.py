@@ -6,7 +6,7 @@ from pathlib import Path
 
 import torch
 
-from smoothsr import images, report
+from smoothsr import archive, images, report
 from smoothsr.commands import UserError, bar, like, load, precision, predictor, require_memory, smooth
 
 
@@ -60,9 +60,8 @@ def run(args: argparse.Namespace) -> int:
         "guaranteed": given,
         "not_guaranteed": absent,
     }
-    part = Path(name + ".json.part")
-    part.write_text(json.dumps(record, indent=2) + "\n")
-    part.replace(name + ".json")
+    with archive.replacing(name + ".json") as part:
+        part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
     if picture.bits == 16:
         print("The file has 16 bits; the certified output is the one rounded to 8 bits.")
     print(f"Wrote {name}_sr.png, _lower.png, _upper.png, _radius.png, _panel.png, .json, .npz")

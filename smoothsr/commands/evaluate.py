@@ -1,7 +1,6 @@
 """`smoothsr evaluate`: measure models, bare and smoothed, on images under attacks and degradations, and write one table."""
 
 import argparse
-import io
 import json
 import os
 import re
@@ -15,7 +14,7 @@ import torch
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from smoothsr import __version__, adapters, conditions, images, metrics, tables
+from smoothsr import __version__, adapters, archive, conditions, images, metrics, report, tables
 from smoothsr.adapters import LoadedSR
 from smoothsr.commands import FAILURES, UserError, find_device, message, network, precision, reproducible
 from smoothsr.evaluation import Image, Record, Setting, Study
@@ -185,20 +184,13 @@ def write(
     means = tables.rows(records, unavailable)
     whole = {"version": __version__, "options": vars(args), "not_measured": unavailable, "means": means, "records": records}
     files = {".md": text, ".csv": tables.csv_text(records, unavailable), ".json": json.dumps(whole, indent=1, default=str) + "\n"}
-    contents = {suffix: content.encode() for suffix, content in files.items()}
+    name = results(args) / args.command
+    for suffix, content in files.items():
+        with archive.replacing(f"{name}{suffix}") as part:
+            part.write_text(content, encoding="utf-8")
     if figure:
-        stream = io.BytesIO()
-        figure.savefig(stream, format="png", dpi=110)
-        contents[".png"] = stream.getvalue()
-    for suffix, content in contents.items():
-        target = results(args) / f"{args.command}{suffix}"
-        part = target.with_name(f"{target.name}.{os.getpid()}.part")  # two processes may end at once
-        try:
-            part.write_bytes(content)
-            part.replace(target)
-        finally:
-            part.unlink(missing_ok=True)
-    print("", text, *notes, f"Wrote {results(args) / args.command}{', '.join(contents)}", sep="\n")
+        report.save_figure(figure, Path(f"{name}.png"))
+    print("", text, *notes, f"Wrote {name}{', '.join([*files, *(['.png'] if figure else [])])}", sep="\n")
 
 
 def _unavailable(args: argparse.Namespace, device: torch.device) -> dict[str, str]:
