@@ -218,9 +218,10 @@ def test_deterministic_mode_has_the_same_plan_every_time_whatever_the_clock_says
 
 
 @pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("convolutional", [False, True])
 @pytest.mark.parametrize("given", [None, 8])
-def test_deterministic_mode_halves_what_memory_forbids(given, simulate):
-    predictor, batches = simulate(memory=3), Batching(given, False)
+def test_deterministic_mode_halves_what_memory_forbids(given, convolutional, simulate):
+    predictor, batches = simulate(memory=3), Batching(given, convolutional)
     with pytest.warns(RuntimeWarning) as caught:
         assert [size for size, _ in predictor.all(batches, 9)] == [2, 2, 2, 2, 1]
     assert [str(warning.message).split()[-1] for warning in caught] == ["4", "2"]

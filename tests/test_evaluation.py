@@ -239,7 +239,6 @@ def test_lpips_by_other_weights_is_measured_anew(study, image, monkeypatch, tmp_
     assert found == [{0.25}, {0.5}, {0.25}]
 
 
-
 class Broken(nn.Module):
     def forward(self, lr):
         return lr.repeat_interleave(2, 2).repeat_interleave(2, 3) * float("nan")
