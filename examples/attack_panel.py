@@ -40,7 +40,7 @@ def main() -> None:
                 for name, model in models.items()
             ]
         print(f"\n{args.attack}{aim}\n{attack_report.table(attack_report.rows(outcomes, hr, scale=4))}", flush=True)
-    report.save_figure(attack_report.panel(lr, attacked, outcomes, hr), args.out)
+    report.save_figure(attack_report.panel(lr, attacked, outcomes, hr), args.out, dpi=72)
 
 
 if __name__ == "__main__":
