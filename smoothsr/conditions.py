@@ -7,9 +7,9 @@ aims at whatever is being measured; "@bare" aims it at the network inside the sm
 
 An attacker of a smoother knows everything but the noise to come, so he averages over noise of his own (A. Athalye et al., ICML
 2018, expectation over transformation). There are three ways to do that, `via`: "served", through the statistic that is served, all
-its n draws; "mean", through the mean of `draws` draws; and "draw", the mean loss of `draws` single draws. "served" costs
-the most and is mostly the strongest, but none always is (benchmarks/adaptive.py). A bare network has no noise, so `via` and `draws` mean
-nothing to it. "strongest" takes the worst of all of these and of what transfers from the bare network.
+its n draws; "mean", through the mean of `draws` draws; and "draw", the mean loss of `draws` single draws. "served" costs the most
+and is mostly the strongest, but none always is (benchmarks/adaptive.py): "strongest" takes the worst of all of these and of what
+transfers from the bare network. A bare network has no noise, so `via` and `draws` mean nothing to it.
 """
 
 import copy
