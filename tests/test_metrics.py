@@ -4,6 +4,7 @@ import builtins
 import math
 import re
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from smoothsr import metrics
+from smoothsr.adapters.from_basicsr import mend_torchvision
 from smoothsr.metrics import lpips, luma, mse, psnr, ssim
 
 SSIM = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
@@ -43,6 +45,24 @@ def test_psnr_mse_and_ssim_equal_scikit_image(border, y, channels):
         assert results[1][i].item() == pytest.approx(np.mean((first - second) ** 2) / 255**2, rel=1e-9)
         # scikit-image leaves out the border that its window doesn't fit into, which is the valid region
         assert results[2][i].item() == pytest.approx(structural_similarity(first, second, channel_axis=2, **SSIM), abs=1e-4)
+
+
+@pytest.mark.parametrize(("border", "y"), [(0, False), (4, False), (4, True)])
+def test_psnr_and_ssim_equal_basicsr(border, y):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about BasicSR's own code
+        mend_torchvision()
+        theirs = pytest.importorskip("basicsr.metrics", reason="needs the package basicsr")
+    output, reference = pair()
+    for i in range(2):
+        arrays = [as_numpy(images[i], 0, y=False) for images in (output, reference)]
+        options = {"crop_border": border, "test_y_channel": y}
+        assert psnr(output, reference, border=border, y=y)[i].item() == pytest.approx(
+            theirs.calculate_psnr(*(array[..., ::-1] for array in arrays), **options), abs=1e-4  # its channels are B, G, R
+        )
+        assert ssim(output, reference, border=border, y=y)[i].item() == pytest.approx(
+            theirs.calculate_ssim(*(array[..., ::-1] for array in arrays), **options), abs=1e-4
+        )
 
 
 def test_ssim_is_the_mean_over_the_valid_region_of_scikit_images_map():
