@@ -107,7 +107,7 @@ def attack(smoothed: SmoothedSR, lr: Tensor, number: int, steps: int) -> Tensor:
     kind = [*kinds, partial(attacks.cw, steps=steps)][rng.integers(4)]
     radius = smoothed.sigma * rng.choice(RADII)
     most = max(tile.pixels for tile in grid(lr.shape[2], lr.shape[3], smoothed.tile, smoothed.halo)) * lr.shape[1]
-    view = views(smoothed, 5, number)[way]
+    view = views(smoothed, lr, 5, number)[way]
     place, sign = rng.random(), rng.choice([-1, 1])
 
     def one_value(output: Tensor, reference: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from smoothsr import attacks, degradations
+from smoothsr.memory import gradient_bytes, within_memory
 from smoothsr.smoothing import SmoothedSR
 
 __all__ = ["Condition", "parse", "seed_of", "serve"]
@@ -70,7 +71,7 @@ class Attack:
         if self.bare and isinstance(model, SmoothedSR):
             model = model.model
         draws = self.options.get("draws", DRAWS)
-        ways = views(model, draws, seed)
+        ways = views(model, lr, draws, seed)
         eps, norm = (attacks.l2_budget(self.eps, lr), "l2") if self.norm == "rms" else (self.eps, self.norm)
 
         def attack(name: str, way: str, seed: int) -> Tensor:
@@ -137,15 +138,17 @@ def serve(model: nn.Module, lr: Tensor, seed: int) -> Tensor:
     return _variant(model, seed=seed)(lr) if isinstance(model, SmoothedSR) else model(lr).clamp(0, 1)
 
 
-def views(model: nn.Module, draws: int, seed: int) -> dict[str, Callable[[Tensor], Tensor]]:
-    """Return the ways in which an attacker can see a model, with noise of his own that is fresh at every call.
+def views(model: nn.Module, lr: Tensor, draws: int, seed: int) -> dict[str, Callable[[Tensor], Tensor]]:
+    """Return the ways in which an attacker of lr can see a model, with noise of his own that is fresh at every call.
 
     They are "served" and "bare", the network by itself, and for a smoother the rest of `via` as well.
     """
     seeds = itertools.count(seed_of(seed, "attacker"))
     models = {"bare": model, "served": model}
     if isinstance(model, SmoothedSR):
-        models |= {"bare": model.model, "mean": _variant(model, n=draws, agg="mean"), "draw": _variant(model, n=1, agg="median")}
+        smoothers = {"served": model, "mean": _variant(model, n=draws, agg="mean"), "draw": _variant(model, n=1, agg="median")}
+        each = gradient_bytes(model, lr)
+        models = {"bare": model.model} | {way: within_memory(smoother, lr, each) for way, smoother in smoothers.items()}
     return {way: partial(_seen, seen, seeds) for way, seen in models.items()}
 
 

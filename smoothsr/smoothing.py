@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from smoothsr import archive, bounds, draws
 from smoothsr.batching import Batching
@@ -36,6 +37,8 @@ class SmoothedSR(nn.Module):
         denoiser: A network (B,C,h,w) -> (B,C,h,w) that each noisy patch passes first. Not part of the state_dict.
         seed: Makes the noise of forward the same at every call, for reproducible serving; certificates of such a smoother speak
             of the ideal median only, since an attacker may know the noise.
+        recompute: Run each batch of draws once more in the backward pass rather than keep all its activations until then: gradients
+            take the memory of one batch, and about a third more time.
 
     Raises:
         TypeError: If model is not an nn.Module.
@@ -61,6 +64,7 @@ class SmoothedSR(nn.Module):
         batch_size: int | None = None,
         denoiser: nn.Module | None = None,
         seed: int | None = None,
+        recompute: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(model, nn.Module):
@@ -75,6 +79,7 @@ class SmoothedSR(nn.Module):
         _rank(agg, n)
         self.sigma, self.n, self.agg = float(sigma), int(n), agg
         self.tile, self.halo, self.seed = None if tile is None else int(tile), int(halo), seed
+        self.recompute = recompute
         self.model, self.denoiser = model, denoiser
         self.training = model.training
         convolutional = any(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in model.modules())
@@ -113,6 +118,11 @@ class SmoothedSR(nn.Module):
 
     def base(self, patches: Tensor) -> Tensor:
         """Run the base predictor on noisy patches: denoiser, network, output clamped to [0, 1]; at least float32."""
+        if self.recompute and torch.is_grad_enabled():
+            return checkpoint(self._base, patches, use_reentrant=False)
+        return self._base(patches)
+
+    def _base(self, patches: Tensor) -> Tensor:
         outputs = self.model(patches if self.denoiser is None else self.denoiser(patches))
         if not (isinstance(outputs, Tensor) and outputs.ndim == 4 and len(outputs) == len(patches)):
             raise ValueError(f"the model must return (B,C,H,W), got {getattr(outputs, 'shape', type(outputs).__name__)}")

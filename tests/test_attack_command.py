@@ -7,9 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from smoothsr import Certificate, SmoothedSR, adapters, attack_report, conditions, draws, images, noise, report
+from smoothsr import Certificate, SmoothedSR, adapters, attack_report, conditions, draws, images, memory, noise, report
 from smoothsr.attack_report import Outcome
 from smoothsr.cli import main
 from smoothsr.commands import attack
@@ -213,26 +212,27 @@ def test_mistakes_are_one_line(photo, tmp_path, capsys):
 
 
 def test_memory_is_refused_before_it_is_taken(photo, tmp_path, capsys, monkeypatch):
-    lr, smoothed = torch.rand(1, 3, 9, 7), SmoothedSR(adapters.load("builtin").model.requires_grad_(False), 0.05, 3)
-    one = attack._bytes_per_pixel(smoothed.model, lr) * 63
-    monkeypatch.setattr("smoothsr.commands.MEMORY", 2.5 * one)
-    assert "via=draw" in error_of(capsys, photo, "-o", tmp_path / "out", *QUICK, "-a", "fgsm:1/255")
-    assert not (tmp_path / "out").exists()
-    for text in ("fgsm:1/255:via=mean:draws=2", "cw:1/255:via=draw", "noise:0.1+fgsm:1/255@bare"):
+    lr = torch.rand(1, 3, 9, 7)
+    network = adapters.load("builtin").model.requires_grad_(False)
+    smoothed, tiled = (SmoothedSR(network, 0.05, 3, tile=tile, halo=1) for tile in (None, 4))
+    one = memory.gradient_bytes(smoothed, lr) * 63
+
+    def require(text, smoothed=smoothed):
         attack._require_memory(conditions.parse(text), smoothed, lr)
-    with pytest.raises(ValueError, match="3 draws, would take"):
-        attack._require_memory(conditions.parse("noise:0.1+bim:1/255"), smoothed, lr)
-    monkeypatch.setattr("smoothsr.commands.MEMORY", 0.5 * one)
-    with pytest.raises(ValueError, match="attack a crop"):
-        attack._require_memory(conditions.parse("fgsm:1/255:via=draw"), smoothed, lr)
-    attack._require_memory(conditions.parse("noise:0.1"), smoothed, lr)
 
-
-def test_the_memory_of_a_gradient_is_measured():
-    """PReLU keeps its input, 8 channels of 4 bytes; a frozen convolution may keep its own."""
-    net = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.PReLU(8), nn.Conv2d(8, 3, 3, padding=1)).requires_grad_(False)
-    assert 8 * 4 <= attack._bytes_per_pixel(net, torch.rand(1, 3, 60, 60)) <= (3 + 8 + 8) * 4
-    assert attack._draws_at_once(conditions.parse("strongest:4/255").steps[0], 3) == 5
+    monkeypatch.setattr("smoothsr.memory.LIMIT", 0.9 * one)
+    assert "attack a crop" in error_of(capsys, photo, "-o", tmp_path / "out", *QUICK, "-a", "fgsm:1/255")
+    assert not (tmp_path / "out").exists()
+    for text in ("fgsm:1/255@bare", "strongest:1/255", "noise:0.1+fgsm:1/255@bare+fgsm:1/255"):  # which run on the whole image
+        with pytest.raises(ValueError, match="7x9 pixels"):
+            require(text, tiled)
+    require("noise:0.1")
+    require("noise:0.1+bim:1/255", tiled)
+    monkeypatch.setattr("smoothsr.memory.LIMIT", 0.5 * one)  # a patch has 6 x 6 pixels
+    with pytest.raises(ValueError, match="smaller --tile"):
+        require("bim:1/255", tiled)
+    monkeypatch.setattr("smoothsr.memory.LIMIT", 1.1 * one)
+    require("strongest:1/255")
 
 
 def outcomes(bare, smoothed):

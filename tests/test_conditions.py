@@ -148,7 +148,7 @@ def test_an_attacker_never_meets_noise_twice_nor_that_of_serving():
         serve(smoothed, lr, seed + i)
         serve(smoothed, lr, seed_of(seed, "serving") + i)
     counts = []
-    for view in views(smoothed, 3, seed).values():
+    for view in views(smoothed, lr, 3, seed).values():
         for _ in range(3):
             before = sum(map(len, smoothed.model.seen))
             view(lr)
@@ -164,12 +164,12 @@ def test_an_attacker_never_meets_noise_twice_nor_that_of_serving():
 
 def test_views_are_what_they_say():
     lr, smoothed = photo(), smoother(agg="p30", tile=4, halo=1)
-    seen = views(smoothed, 8, 0)
+    seen = views(smoothed, lr, 8, 0)
     assert list(seen) == ["bare", "served", "mean", "draw"]
     assert torch.equal(seen["bare"](lr), smoothed.model(lr))
     for way, n, agg in (("served", 5, "p30"), ("mean", 8, "mean"), ("draw", 1, "median")):
         expected = [smoother(smoothed.model, n=n, agg=agg, tile=4, halo=1, seed=seed_of(0, "attacker") + i)(lr) for i in range(5)]
         output = seen[way](lr)
         assert min((output - one).abs().max() for one in expected) < 1e-5, way
-    assert list(views(Net(), 8, 0)) == ["bare", "served"]
+    assert list(views(Net(), lr, 8, 0)) == ["bare", "served"]
     assert (smoothed.n, smoothed.agg, smoothed.seed) == (5, "p30", None)

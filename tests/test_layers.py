@@ -32,7 +32,8 @@ LAYERS: dict[str, set[str] | None] = {
     "error_bounds": {"bounds", "metrics", "tiles"},
     "certificate": {"archive", "bounds", "error_bounds", "tiles"},
     "smoothing": {"archive", "batching", "bounds", "certificate", "draws", "tiles"},
-    "conditions": {"attacks", "degradations", "smoothing"},
+    "memory": {"batching", "smoothing", "tiles"},
+    "conditions": {"attacks", "degradations", "memory", "smoothing"},
     "evaluation": {"__version__", "archive", "conditions", "metrics", "smoothing"},
     "verdict": {"certificate", "report", "tiles"},
     "attack_report": {"metrics"},
@@ -142,7 +143,7 @@ def test_public_names():
 
 def test_signatures_that_others_rely_on():
     smoothed, certificate = smoothsr.SmoothedSR, smoothsr.Certificate
-    assert parameters(smoothed) == ["model", "sigma", "n", "agg", "tile", "halo", "batch_size", "denoiser", "seed"]
+    assert parameters(smoothed) == ["model", "sigma", "n", "agg", "tile", "halo", "batch_size", "denoiser", "seed", "recompute"]
     assert parameters(smoothed.certify)[:5] == ["lr", "n", "alpha", "levels", "scope"]
     assert parameters(certificate.bounds) == ["radius", "predictor", "beta", "per", "rounded"]
     assert parameters(certificate.psnr)[:5] == ["radius", "reference", "method", "predictor", "norm"]

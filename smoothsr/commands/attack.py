@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from smoothsr import Certificate, SmoothedSR, __version__, archive, attack_report, commands, conditions, images, report, verdict
+from smoothsr import Certificate, SmoothedSR, __version__, archive, attack_report, conditions, images, memory, report, verdict
 from smoothsr.attack_report import Outcome
 from smoothsr.commands import UserError, like, load, precision, predictor, reproducible, smooth
 from smoothsr.conditions import Attack, Condition, seed_of, serve
 from smoothsr.images import Picture
-from smoothsr.tiles import grid
 
 STEPS = 65535  # of the 16 bits that the attacked image is written with
 
@@ -126,41 +125,16 @@ def _reference(args: argparse.Namespace, picture: Picture, scale: int) -> Tensor
 
 
 def _require_memory(condition: Condition, smoothed: SmoothedSR, lr: Tensor) -> None:
-    """Refuse an attack whose gradients would fill the computer's memory, which ends a process without a word."""
-    if lr.device.type != "cpu":
-        return  # where memory that runs out is an error
-    draws = max((_draws_at_once(step, smoothed.n) for step in condition.steps if isinstance(step, Attack)), default=0)
+    """Refuse an attack one pass of which would fill the computer's memory, which ends a process without a word."""
+    steps = [step for step in condition.steps if isinstance(step, Attack)]
+    if lr.device.type != "cpu" or not steps:
+        return  # on other devices, memory that runs out is an error
     height, width = lr.shape[2:]
-    patches = grid(height, width, smoothed.tile if draws > 1 else None, smoothed.halo)
-    pixels = sum(len(rows.gather) * len(columns.gather) for rows, columns in patches)
-    needed = draws and draws * pixels * _bytes_per_pixel(smoothed.model, lr)
-    if needed > commands.MEMORY:
-        advice = "attack a crop" if draws == 1 else "attack single draws, as in pgd:4/255:via=draw, or pass a smaller -n"
-        raise UserError(f"the gradients of {width}x{height} pixels, {draws} draws, would take {needed / 2**30:.1f} GiB: {advice}")
-
-
-def _draws_at_once(attack: Attack, n: int) -> int:
-    """How many draws of a smoother with n of them an attack's gradient goes through at once."""
-    if attack.bare:
-        return 1
-    draws = attack.options.get("draws", conditions.DRAWS)
-    return max(n, draws) if attack.name == "strongest" else {"mean": draws, "draw": 1}.get(attack.options.get("via", "served"), n)
-
-
-def _bytes_per_pixel(network: nn.Module, lr: Tensor) -> float:
-    """Measure on a corner of lr what a pass keeps for its gradient, besides the weights, for each input pixel."""
-    weights = {weight.untyped_storage().data_ptr() for weight in network.parameters()}
-    kept = dict[int, Tensor]()
-
-    def keep(tensor: Tensor) -> Tensor:
-        if tensor.untyped_storage().data_ptr() not in weights:
-            kept[tensor.untyped_storage().data_ptr()] = tensor.detach()
-        return tensor.detach()
-
-    corner = lr[..., :48, :48].detach().clone().requires_grad_()
-    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        network(corner)
-    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / (corner.shape[2] * corner.shape[3])
+    tiled = smoothed.tile is not None and not any(step.bare or step.name == "strongest" for step in steps)
+    needed = memory.gradient_bytes(smoothed, lr) * (max(memory.patches(smoothed, lr)) if tiled else height * width)
+    if needed > memory.LIMIT:
+        advice = "pass a smaller --tile" if tiled else "attack a crop"
+        raise UserError(f"the gradient of one pass, {width}x{height} pixels, would take {needed / 2**30:.1f} GiB: {advice}")
 
 
 def _in_16_bits(lr: Tensor, attacked: Tensor) -> Tensor:

@@ -1,0 +1,53 @@
+"""What gradients keep in memory, and how to run a smoothed network so that they fit."""
+
+import copy
+import math
+
+import torch
+from torch import Tensor
+
+from smoothsr.batching import FIXED, Batching
+from smoothsr.smoothing import SmoothedSR
+from smoothsr.tiles import grid
+
+__all__ = ["LIMIT", "gradient_bytes", "patches", "within_memory"]
+
+LIMIT = 4 * 2**30  # bytes that the gradient of one output may keep
+CORNER = 48  # pixels a side of what is measured
+
+
+def gradient_bytes(smoothed: SmoothedSR, lr: Tensor) -> float:
+    """Measure on a corner of lr (1,C,h,w) what one draw keeps for its gradient, besides the weights: bytes for each input pixel."""
+    weights = {weight.untyped_storage().data_ptr() for weight in smoothed.parameters()}
+    kept = dict[int, Tensor]()
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.detach()
+        return tensor.detach()
+
+    corner = lr[..., :CORNER, :CORNER].detach().clone().requires_grad_()
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        smoothed.base(corner)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / (corner.shape[2] * corner.shape[3])
+
+
+def patches(smoothed: SmoothedSR, lr: Tensor) -> list[int]:
+    """List the pixels of each patch that the network reads of lr (1,C,h,w)."""
+    height, width = lr.shape[2:]
+    return [len(rows.gather) * len(columns.gather) for rows, columns in grid(height, width, smoothed.tile, smoothed.halo)]
+
+
+def within_memory(smoothed: SmoothedSR, lr: Tensor, bytes_per_pixel: float) -> SmoothedSR:
+    """Return the smoother itself if the gradient of its output for lr (1,C,h,w) keeps at most LIMIT bytes.
+
+    Else return one of the same weights and options that recomputes its draws in the backward pass, so few at a time that these
+    keep no more, or one by one.
+    """
+    pixels = patches(smoothed, lr)
+    if smoothed.n * sum(pixels) * bytes_per_pixel <= LIMIT:
+        return smoothed
+    size = max(1, min(FIXED, math.floor(LIMIT / (max(pixels) * bytes_per_pixel))))
+    other = copy.copy(smoothed)
+    vars(other).update(recompute=True, _batching=Batching(size, smoothed._batching.convolutional))
+    return other
