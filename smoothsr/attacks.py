@@ -5,7 +5,8 @@ smoothed network that draws fresh noise at every call, is attacked by expectatio
 and the gradient of the mean of their losses. Every image of a batch is attacked as if it were alone.
 
 References: I. Goodfellow et al., ICLR 2015 (FGSM); A. Kurakin et al., ICLR 2017 workshop (BIM); A. Madry et al., ICLR 2018 (PGD);
-N. Carlini, D. Wagner, S&P 2017 (CW); A. Athalye et al., ICML 2018 (expectation over transformation).
+N. Carlini, D. Wagner, S&P 2017 (CW); F. Croce, M. Hein, ICML 2020 (Auto-PGD's momentum); A. Athalye et al., ICML 2018
+(expectation over transformation).
 """
 
 import math
@@ -61,8 +62,8 @@ def pgd(model: Model, lr: Tensor, reference: Tensor | None = None, *, eps: PerIm
         draws: Evaluations of the model a step, whose losses are averaged. One will do for a model that isn't random.
         seed: Fixes the random starts, which are the same for every image of a batch.
         steps: Gradient steps a restart.
-        step_size: Length of every step in `norm`, a number or (B,). None shrinks it from 8*eps to 0, quadratically: large steps
-            find the direction (they are power iterations where the model is linear), small ones settle.
+        step_size: Length of every step in `norm`, a number or (B,). None shrinks it from 2*eps to 0 and adds Auto-PGD's momentum:
+            large steps find the direction, small ones settle, and gradients that zigzag or are random average out.
         restarts: How many random starts.
         random_start: Start on the budget's border. False starts once, at lr, unless the loss is 0 and so flat there.
 
@@ -80,10 +81,15 @@ def pgd(model: Model, lr: Tensor, reference: Tensor | None = None, *, eps: PerIm
     room = _room(lr, eps, norm)
     gain = _gain(model, lr, reference, target, loss, draws)
     starts = _random_changes(lr, room, norm, restarts, seed)
+    before = torch.zeros_like(lr)
 
     def step(t: int, delta: Tensor, gradient: Tensor) -> Tensor:
-        size = 8 * room * (1 - t / steps) ** 2 if step_size is None else _per_image("step_size", step_size, lr)
-        return _clip(lr, _project(delta + size * _normalise(gradient, norm), room, norm))
+        size = 2 * room * (1 - t / steps) if step_size is None else _per_image("step_size", step_size, lr)
+        moved = _clip(lr, _project(delta + size * _normalise(gradient, norm), room, norm))
+        if step_size is None and t:
+            moved = _clip(lr, _project(delta + 0.75 * (moved - delta) + 0.25 * (delta - before), room, norm))
+        before.copy_(delta)
+        return moved
 
     return lr + _best_iterate(gain, starts if random_start else [_unless_flat(gain, starts[0])], step, steps, draws)
 
@@ -255,8 +261,9 @@ def _per_image(name: str, number: PerImage, lr: Tensor) -> Tensor:
 
 
 def _length(delta: Tensor) -> Tensor:
-    """Return the l2 norm of each image, (B,1,1,1)."""
-    return vector_norm(delta, dim=(1, 2, 3), keepdim=True)
+    """Return the l2 norm of each image, (B,1,1,1), summed in float64 where there is such: in float32 sums of millions drift."""
+    exact = torch.float32 if delta.device.type == "mps" else torch.float64
+    return vector_norm(delta, dim=(1, 2, 3), keepdim=True, dtype=exact).to(delta.dtype)
 
 
 def _random_changes(lr: Tensor, room: Tensor, norm: Norm, count: int, seed: int) -> list[Tensor]:

@@ -86,7 +86,7 @@ def parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--sigma", type=numbers, default=[0.0, 0.03], help="noise of each row, 0: bare (default 0,0.03)")
     evaluate.add_argument("-n", type=int, default=21, help="draws of a smoothed output (default 21)")
-    _evaluation(evaluate, conditions="none,noise:0.03,pgd:4/255@bare")
+    _evaluation(evaluate, conditions="none,noise:0.03,pgd:4/255")
     evaluate.set_defaults(command="evaluate")
 
     sweep = commands.add_parser(
@@ -98,7 +98,7 @@ def parser() -> argparse.ArgumentParser:
                        "certified: certified PSNR over sigma, tile and halo, without --attack and --metrics")  # fmt: skip
     sweep.add_argument("--sigma", type=numbers, help="candidates (default 0,.01,.02,.03,.04,.06,.08; n: .03; certified: .05,.1)")
     sweep.add_argument("-n", type=integers, help="candidates over n (default 1,3,5,11,21,51,101), otherwise one number (21)")
-    _evaluation(sweep, conditions="none,noise:0.03,pgd:4/255@bare", several=True)
+    _evaluation(sweep, conditions="none,noise:0.03,pgd:4/255", several=True)
     sweep.add_argument("--radius", type=numbers, default=[0.05, 0.1], help="certified: l2 radii (default .05,.1)")
     sweep.add_argument("--n-cert", type=int, default=1000, help="certified: draws (default 1000)")
     sweep.add_argument("--alpha", type=number, default=1e-3, help="certified: failure probability of all candidates (default .001)")

@@ -6,10 +6,10 @@ steps before it made, and knows nothing of those after it. An attack is `NAME:EP
 aims at whatever is being measured; "@bare" aims it at the network inside the smoother instead, which is a transfer attack.
 
 An attacker of a smoother knows everything but the noise to come, so he averages over noise of his own (A. Athalye et al., ICML
-2018, expectation over transformation). There are three ways to do that, `via`: "served", through the statistic that is served, all
-its n draws; "mean", through the mean of `draws` draws; and "draw", the mean loss of `draws` single draws. "served" costs the most
-and is mostly the strongest, but none always is (benchmarks/adaptive.py): "strongest" takes the worst of all of these and of what
-transfers from the bare network. A bare network has no noise, so `via` and `draws` mean nothing to it.
+2018, expectation over transformation). There are three ways to do that, `via`: "mean" (the default), through the mean of `draws`
+draws; "draw", the mean loss of `draws` single draws; and "served", through the statistic that is served, all its n draws, which
+costs the most. None is always the strongest (benchmarks/adaptive.py): "strongest" takes the worst of PGD through all of these, and
+of what transfers from the bare network. A bare network has no noise, so `via` and `draws` mean nothing to it.
 """
 
 import copy
@@ -80,7 +80,7 @@ class Attack:
             return ATTACKS[name](ways[way], lr, reference, **own)
 
         if self.name != "strongest":
-            way = self.options.get("via", "served")
+            way = self.options.get("via", "mean")
             return attack(self.name, way if way in ways else "served", seed)
         tries = [*((name, "bare") for name in ATTACKS), *(("pgd", way) for way in ways if way != "bare")]
         # Transfer attacks as they are by themselves, so that "strongest" includes them; the others from a start of their own each.
@@ -213,7 +213,7 @@ def _options(name: str, parts: list[str], text: str) -> dict[str, Any]:
             if key != "c" and value % 1:
                 raise ValueError(f"{text!r}: {key} must be a whole number, got {word!r}")
             options[key] = value if key == "c" else int(value)
-    if "draws" in options and name != "strongest" and options.get("via", "served") == "served":
+    if "draws" in options and name != "strongest" and options.get("via") == "served":
         raise ValueError(f"{text!r}: draws goes with via=mean or via=draw, since via=served takes all that are served")
     return options
 

@@ -71,7 +71,7 @@ WRONG = {
     "pgd:4/255:steps=0": "'0' must be a number greater than 0",
     "pgd:4/255:steps=2.5": "steps must be a whole number, got '2.5'",
     "pgd:4/255:via=median": "via must be served, mean or draw, got 'median'",
-    "pgd:4/255:draws=9": "draws goes with via=mean or via=draw",
+    "pgd:4/255:via=served:draws=9": "draws goes with via=mean or via=draw",
     "cw:4/255:c=-1": "'-1' must be a number greater than 0",
 }
 

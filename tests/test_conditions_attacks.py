@@ -24,7 +24,7 @@ def test_budgets_hold_and_are_used(name, norm, eps):
     attacked = parse(f"{name}:{norm}:{eps}{steps}").apply(lr, truth(), smoother(), 3)
     change = (attacked - lr).double().numpy()
     used = {"linf": np.abs(change).max(), "l2": np.sqrt((change**2).sum()), "rms": np.sqrt((change**2).mean())}[norm]
-    assert 0.9 * eps < used <= eps
+    assert 0.85 * eps < used <= eps
     assert ((attacked >= 0) & (attacked <= 1)).all()
 
 
