@@ -8,8 +8,6 @@ the ground truth. Crops are smaller for the larger networks.
 """
 
 import argparse
-import math
-import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -61,7 +59,7 @@ def main() -> None:
             study, pairs = study_of(name, heads, args.parts), list(read())[: FEWER.get(name)]
             for image in tqdm([cropped(pair, CROPS[name]) for pair in pairs], desc=f"{name}, {title}", disable=None, leave=False):
                 study.measure(image)
-            found[title] += with_the_worst(study.records([pair[0] for pair in pairs])[0])
+                found[title] += with_the_worst(study.records(image) or [])
     if not args.measure:
         figure = args.out.with_suffix(".png")
         report.save_figure(curves(found["Set5"]), figure, dpi=80)
@@ -143,22 +141,13 @@ def in_short(records: Sequence[tables.Record]) -> Iterator[str]:
             before, after = (f"{means[place][column].value:{tables.digits(column[1])}}" for place in (bare, row))
             cells.append(f"{before} to {after}")
         yield f"| {name} | {row.sigma:g} | {' | '.join(cells)} |"
-        gained[name], lost[name] = (change(records, name, row.sigma, condition) for condition in (WORST, "none"))
+        gained[name], lost[name] = (tables.change(records, row, bare, at, "psnr_y") for at in (WORST, "none"))
     helped, barely = ([name for name in gained if (gained[name].value >= 1) == big] for big in (True, False))
     yield f"\n- It helps {listed(helped, gained)}: a decibel or more, against attacks that know it."
     yield f"- It brings little to {listed(barely, gained)}."
     yield f"- On clean images that sigma changes {listed([*lost], lost)}."
     yield "- It costs 21 forward passes in place of one. Behind each ± is the standard error of the mean change over images; a"
     yield "  sigma that is chosen on these images flatters them a little."
-
-
-def change(records: Sequence[tables.Record], name: str, sigma: float, condition: str) -> tables.Mean:
-    """Average over images by how much a sigma changes the PSNR of the bare network."""
-    mine = [record for record in records if record["model"] == name and record["condition"] == condition]
-    score = {(record["sigma"], record["image"]): record["scores"]["psnr_y"] for record in mine}
-    changes = [value - score[0, image] for (found, image), value in score.items() if found == sigma]
-    error = statistics.stdev(changes) / math.sqrt(len(changes)) if len(changes) > 1 else math.nan
-    return tables.Mean(statistics.fmean(changes), error, len(changes))
 
 
 def listed(names: Sequence[str], changes: dict[str, tables.Mean]) -> str:

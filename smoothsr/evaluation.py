@@ -1,12 +1,13 @@
 """Scores of networks, bare and smoothed, on images under conditions, kept in a part file for each image.
 
-A score is a pure function of image, network, setting, condition and seed, and is stored under these. So a run that was killed, or
-that several machines share, ends with the scores of one that ran through, and a later one with more rows or columns measures
-only what is missing. (For the last bit of it, run under `torch.use_deterministic_algorithms(True)`, with as many threads.)
+A score is a pure function of image, network, setting, condition, seed and kind of device, and is stored under these. So a run that
+was killed, or that several machines share, ends with the scores of one that ran through, and a later one with more rows or columns
+measures only what is missing. (For the last bit of it, run under `torch.use_deterministic_algorithms(True)`, with as many threads.)
 """
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,6 +26,8 @@ __all__ = ["METRICS", "Image", "Setting", "Study"]
 METRICS = ("psnr", "psnr_y", "ssim", "ssim_y", "mse", "lpips")
 Record = dict[str, Any]
 """What one output scored: {"image", "model", "sigma", "n", "tile", "halo", "condition", "scores": {metric: value}}."""
+Scores = dict[str, dict[str, float]]
+"""Of one image: {what was measured: {metric: value}}."""
 
 
 class Image(NamedTuple):
@@ -101,17 +104,13 @@ class Study:
         Raises:
             ValueError: If an output has NaN or not HR's shape, or is too small for a metric.
         """
-        digest = archive.digest([image.lr, image.hr])
-        done = self._read(image.name)
-        if done.get("image") != digest:  # other pixels of the same name: anew
-            done = {"image": digest, "scores": {}}
-        seed = seed_of(self.seed, image.name)
+        found, seed = self._scores(image), seed_of(self.seed, image.name)
         for name, network in self.models.items():
             for condition in self.conditions:
                 attacked = None
                 for setting in self.settings:
-                    scores = done["scores"].setdefault(self._key(name, setting, condition), {})
-                    if missing := [metric for metric in self.metrics if self._stored(metric) not in scores]:
+                    key = self._key(name, setting, condition, image)
+                    if missing := [metric for metric in self.metrics if self._stored(metric) not in found.get(key, {})]:
                         model = self._smoothed(network, setting)
                         if attacked is None or condition.adaptive:  # else it is the same for every setting
                             attacked = condition.apply(image.lr, image.hr, model, seed)
@@ -119,27 +118,19 @@ class Study:
                             output = serve(model, attacked, seed_of(seed, "serving"))
                         if output.isnan().any():
                             raise ValueError(f"{name} gives NaN under {condition.text}: try another --precision")
-                        scores |= {self._stored(metric): self._score(metric, output, image) for metric in missing}
-                        self._write(image.name, done)
+                        self._store(image, key, {self._stored(metric): self._score(metric, output, image) for metric in missing})
                     progress()
 
-    def records(self, names: Sequence[str]) -> tuple[list[Record], list[str]]:
-        """Collect what is stored: records of the images that are complete, and names of those that are not."""
-        complete, missing = list[Record](), list[str]()
-        for image in names:
-            stored = self._read(image).get("scores", {})
-            found = list[Record]()
-            for name in self.models:
-                for setting in self.settings:
-                    for condition in self.conditions:
-                        scores = stored.get(self._key(name, setting, condition), {})
-                        record = {"image": image, "model": name, **setting._asdict(), "condition": condition.text}
-                        found.append({**record, "scores": {metric: scores.get(self._stored(metric)) for metric in self.metrics}})
-            if any(None in record["scores"].values() for record in found):
-                missing.append(image)
-            else:
-                complete += found
-        return complete, missing
+    def records(self, image: Image) -> list[Record] | None:
+        """Collect what is stored of an image, or None if it is not complete."""
+        stored, found = self._scores(image), list[Record]()
+        for name in self.models:
+            for setting in self.settings:
+                for condition in self.conditions:
+                    scores = stored.get(self._key(name, setting, condition, image), {})
+                    record = {"image": image.name, "model": name, **setting._asdict(), "condition": condition.text}
+                    found.append({**record, "scores": {metric: scores.get(self._stored(metric)) for metric in self.metrics}})
+        return None if any(None in record["scores"].values() for record in found) else found
 
     @cached_property
     def _weights(self) -> str:
@@ -151,12 +142,12 @@ class Study:
 
     @cached_property
     def _digests(self) -> dict[str, str]:
-        return {name: archive.digest(network.state_dict().values()) for name, network in self.models.items()}
+        return {name: _digest(network) for name, network in self.models.items()}
 
-    def _key(self, name: str, setting: Setting, condition: Condition) -> str:
+    def _key(self, name: str, setting: Setting, condition: Condition, image: Image) -> str:
         how = [self.agg, *setting] if setting.sigma else []
-        what = [__version__, self._digests[name][:16], how, condition.text, self.seed, self.precision]
-        return json.dumps(what)
+        where = [self.precision, image.lr.device.type]
+        return json.dumps([__version__, self._digests[name][:16], how, condition.text, self.seed, *where])
 
     def _smoothed(self, network: nn.Module, setting: Setting) -> nn.Module:
         sigma, n, tile, halo = setting
@@ -168,17 +159,40 @@ class Study:
         if metric == "lpips":
             with torch.autocast(output.device.type, enabled=False):  # the network's precision is not the metric's
                 return metrics.lpips(output, image.hr, weights=self.lpips_weights).item()
-        function, _, channel = metric.partition("_")  # gray images are compared as they are
+        function, _, channel = metric.partition("_")
+        pair = [picture.cpu() for picture in (output, image.hr)]  # float64, which not every device has
+        if channel and output.shape[1] == 1:  # a gray image is a colour image of equal channels, and its luma that of one
+            pair = [picture.expand(-1, 3, -1, -1) for picture in pair]
         border = image.hr.shape[-1] // image.lr.shape[-1]
-        return getattr(metrics, function)(output, image.hr, border=border, y=channel == "y" and output.shape[1] == 3).item()
+        return getattr(metrics, function)(*pair, border=border, y=bool(channel)).item()
 
-    def _read(self, name: str) -> dict[str, Any]:
+    def _scores(self, image: Image) -> Scores:
+        """Read what is stored of these pixels; those of others under the same name stay beside them."""
+        return self._read(image.name).get(_pixels(image), {})
+
+    def _store(self, image: Image, key: str, scores: Mapping[str, float]) -> None:
+        whole = self._read(image.name)  # anew, since another run may have added to it
+        whole.setdefault(_pixels(image), {}).setdefault(key, {}).update(scores)
+        with archive.replacing(self.folder / f"{image.name}.json") as part:
+            part.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+
+    def _read(self, name: str) -> dict[str, Scores]:
         path = self.folder / f"{name}.json"
         try:
-            return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-        except ValueError as error:
+            whole = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            if not all(isinstance(values, dict) for scores in whole.values() for values in scores.values()):
+                raise ValueError("other JSON")
+        except (ValueError, AttributeError) as error:
             raise ValueError(f"{path} holds no scores ({error}): delete it, and it will be measured again") from error
+        return whole
 
-    def _write(self, name: str, done: Mapping[str, Any]) -> None:
-        with archive.replacing(self.folder / f"{name}.json") as part:
-            part.write_text(json.dumps(done, indent=1) + "\n", encoding="utf-8")
+
+def _pixels(image: Image) -> str:
+    return archive.digest([image.lr, image.hr])
+
+
+def _digest(network: nn.Module) -> str:
+    """Tell networks apart: by their weights, and by what is done with them."""
+    state = network.state_dict()
+    structure = re.sub(r" at 0x[0-9a-f]+", "", repr(network))  # a function's address is another in every process
+    return hashlib.sha256("\n".join([archive.digest(state.values()), *state, structure]).encode()).hexdigest()

@@ -5,12 +5,13 @@ A record is what one output scored: {"image", "model", "sigma", "n", "tile", "ha
 
 import csv
 import io
+import json
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-__all__ = ["Mean", "Row", "best", "csv_text", "digits", "is_better", "markdown", "means", "rows", "verdicts"]
+__all__ = ["Mean", "Row", "best", "change", "csv_text", "digits", "is_better", "json_text", "markdown", "means", "rows", "verdicts"]
 
 Record = Mapping[str, Any]
 LOWER_IS_BETTER = ("mse", "lpips")
@@ -98,6 +99,38 @@ def csv_text(records: Sequence[Record], unavailable: Iterable[str] = ()) -> str:
     return stream.getvalue()
 
 
+def json_text(value: Any) -> str:
+    """Format as strict JSON, in which infinite scores are the string "inf"."""
+
+    def strict(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): strict(found) for key, found in value.items()}
+        if isinstance(value, list | tuple):
+            return [strict(found) for found in value]
+        return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(strict(value), indent=1, default=str, allow_nan=False) + "\n"
+
+
+def change(records: Sequence[Record], row: Row, against: Row, condition: str, metric: str) -> Mean:
+    """Average over images by how much a row's score exceeds another's: paired, so without what images differ by.
+
+    Example:
+        >>> bare, row = Row("net", 0, 1, 0, 0), Row("net", 0.1, 5, 0, 0)
+        >>> scores = [("a", bare, 20.0), ("b", bare, 30.0), ("a", row, 21.0), ("b", row, 31.5)]
+        >>> records = [{**at._asdict(), "condition": "none", "image": name, "scores": {"psnr": x}} for name, at, x in scores]
+        >>> change(records, row, bare, "none", "psnr")
+        Mean(value=1.25, error=0.25, images=2)
+    """
+    scores: dict[Row, dict[str, float]] = {row: {}, against: {}}
+    for record in records:
+        place = Row(*(record[name] for name in Row._fields))
+        if place in scores and record["condition"] == condition:
+            scores[place][record["image"]] = record["scores"][metric]
+    pairs = [(value, scores[against][image]) for image, value in scores[row].items()]
+    return _mean([0.0 if value == other else value - other for value, other in pairs])  # of infinite scores too
+
+
 def best(records: Sequence[Record], metric: str) -> dict[tuple[str, str], Row]:
     """Find, for each model and condition, the row whose mean is best: {(model, condition): row}."""
     found: dict[tuple[str, str], Row] = {}
@@ -111,14 +144,23 @@ def best(records: Sequence[Record], metric: str) -> dict[tuple[str, str], Row]:
 
 
 def verdicts(records: Sequence[Record], metric: str) -> list[str]:
-    """Say of each model and condition, in one line, what is best, and what the bare network scores."""
+    """Say of each model and condition, in one line, what is best, and by how much it differs from the bare network."""
     table, lines = means(records), list[str]()
     for (model, condition), row in best(records, metric).items():
         scores = {found: columns[condition, metric].value for found, columns in table.items() if found.model == model}
+        if len(scores) > 1 and len({*scores.values()}) == 1:
+            lines.append(f"{model}, {condition}: {metric} is {scores[row]:{digits(metric)}} in every row")
+            continue
         tiles = f", tile {row.tile}, halo {row.halo}" if row.tile else ""
         how = f"sigma {row.sigma:g}, n {row.n}{tiles}" if row.sigma else "bare"
-        bare = [f"; bare {score:{digits(metric)}}" for found, score in scores.items() if row.sigma and not found.sigma]
-        lines.append(f"{model}, {condition}: best {metric} is {scores[row]:{digits(metric)}}, {how}{''.join(bare)}")
+        line = f"best {metric} is {scores[row]:{digits(metric)}}, {how}"
+        for bare in [found for found in scores if row.sigma and not found.sigma]:
+            gain = change(records, row, bare, condition, metric)
+            line += f"; bare {scores[bare]:{digits(metric)}}, a difference of {gain.value:+{digits(metric)}}"
+            if not math.isnan(gain.error):
+                line += f" ± {gain.error:{digits(metric)}}"
+                line += ", which these images don't tell from none" if abs(gain.value) < 2 * gain.error else ""
+        lines.append(f"{model}, {condition}: {line}")
     return lines
 
 

@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
-from small import counted, evaluate, leftovers, photo, write
+from small import counted, error_of, evaluate, leftovers, photo, write
 
 from smoothsr.cli import main
 
@@ -42,7 +42,8 @@ def test_killed_and_started_again_gives_the_table_of_one_run(hr, tmp_path, monke
     process.send_signal(signal.SIGKILL)
     process.communicate()
     assert process.returncode == -signal.SIGKILL
-    stored = sum(len(json.loads(path.read_text())["scores"]) for path in (killed / "parts").glob("*.json"))
+    files = [json.loads(path.read_text()) for path in (killed / "parts").glob("*.json")]
+    stored = sum(len(scores) for file in files for scores in file.values())
     assert 0 < stored < 18
     assert not (killed / "evaluate.md").exists()
     outputs = counted(monkeypatch)
@@ -114,3 +115,37 @@ def test_a_failure_does_not_stop_other_processes_before_they_are_done(hr, tmp_pa
     assert as_rank(monkeypatch, 1, command) == 0
     assert "Means over 3 images" in (tmp_path / "out" / "evaluate.md").read_text()
     assert {path.name for path in (tmp_path / "out" / "parts").iterdir()} == {"a.json", "b.json", "c.json"}
+
+
+def test_a_failure_of_an_earlier_run_is_not_one_of_this(hr, tmp_path, monkeypatch, capsys):
+    """Else the first process to end would leave the image out, and make torchrun stop the one that measures it."""
+    good, command = (hr / "b.png").read_bytes(), evaluate(hr, tmp_path / "out")
+    (hr / "b.png").write_bytes(good[:60])  # an image of process 1
+    assert main(command) == 2
+    table(tmp_path / "out")
+    capsys.readouterr()
+    (hr / "b.png").write_bytes(good)
+    assert as_rank(monkeypatch, 0, command) == 0
+    printed = capsys.readouterr()
+    assert (printed.err, "2 of 3 images done here" in printed.out) == ("", True)
+    assert as_rank(monkeypatch, 1, command) == 0
+    assert "Means over 3 images" in (tmp_path / "out" / "evaluate.md").read_text()
+
+
+def test_scores_of_other_pixels_are_not_those_of_an_image_that_is_still_measured(hr, tmp_path, monkeypatch, capsys):
+    command = evaluate(hr, tmp_path / "out")
+    assert main(command) == 0
+    before = table(tmp_path / "out")
+    write(hr, b=photo(9))  # an image of process 1
+    assert as_rank(monkeypatch, 0, command) == 0
+    assert "2 of 3 images done here" in capsys.readouterr().out
+    assert table(tmp_path / "out") == before
+    assert as_rank(monkeypatch, 1, command) == 0
+    assert table(tmp_path / "out") != before
+
+
+@pytest.mark.parametrize(("rank", "size"), [("5", "2"), ("1", "1"), ("-1", "2"), ("0", "0"), ("a", "2"), ("0", "b")])
+def test_places_that_do_not_exist_are_refused(hr, tmp_path, rank, size, monkeypatch, capsys):
+    monkeypatch.setenv("RANK", rank)
+    monkeypatch.setenv("WORLD_SIZE", size)
+    assert f"RANK={rank} and WORLD_SIZE={size} in the environment" in error_of(capsys, evaluate(hr, tmp_path / "out"))

@@ -1,5 +1,6 @@
 """Study: scores against outputs made here by other means, and part files that say what was measured, and never anything else."""
 
+import hashlib
 import json
 from dataclasses import replace
 
@@ -51,15 +52,16 @@ def expected(metric, output, image):
 
 
 def stored(study, name="photo"):
-    return json.loads((study.folder / f"{name}.json").read_text())["scores"]
+    """What is stored of each of the images that had this name: {what: scores}."""
+    return [*json.loads((study.folder / f"{name}.json").read_text()).values()]
 
 
 def test_scores_are_those_of_outputs_made_by_other_means(tmp_path, image):
     names = [metric for metric in METRICS if metric != "lpips"]
     study = Study(tmp_path, {"net": network()}, [BARE, SMOOTHED], [parse("none"), parse("noise:0.2")], names, seed=7)
     study.measure(image)
-    records, missing = study.records(["photo"])
-    assert (len(records), missing) == (4, [])
+    records = study.records(image)
+    assert len(records) == 4
     seed = seed_of(7, "photo")
     serving = seed_of(seed, "serving")
     for record in records:
@@ -80,21 +82,27 @@ def test_scores_are_those_of_outputs_made_by_other_means(tmp_path, image):
             assert score == pytest.approx(expected(metric, output, image), rel=1e-6), (metric, record)
 
 
-def test_gray_images_are_compared_as_they_are(tmp_path):
+def test_a_gray_image_has_the_scores_of_its_colour_twin(tmp_path):
     gray = Image("gray", photo(1, 16, 18, channels=1), photo(2, 32, 36, channels=1))
+    colour = Image("colour", *(picture.expand(-1, 3, -1, -1) for picture in gray[1:]))
     study = Study(tmp_path, {"net": nn.Upsample(scale_factor=2)}, [BARE], [parse("none")], ["psnr", "psnr_y", "ssim", "ssim_y"])
-    study.measure(gray)
-    scores = study.records(["gray"])[0][0]["scores"]
-    assert scores["psnr"] == scores["psnr_y"] == expected("psnr", gray.lr.numpy().repeat(2, 2).repeat(2, 3), gray)
-    assert scores["ssim"] == scores["ssim_y"]
+    for image in (gray, colour):
+        study.measure(image)
+    one, other = (study.records(image)[0]["scores"] for image in (gray, colour))
+    assert one == pytest.approx(other, rel=1e-12)
+    assert one["psnr"] == expected("psnr", gray.lr.numpy().repeat(2, 2).repeat(2, 3), gray)
+    assert one["psnr_y"] == pytest.approx(one["psnr"] + 20 * np.log10(255 / 219))
 
 
 def test_part_files_are_found_again_by_later_versions_of_this_code(study, image):
     """Scores of long runs lie under these keys: a change of them throws the scores away."""
     study.measure(image)
-    weights = archive.digest(network().state_dict().values())[:16]
-    assert list(stored(study)) == [
-        json.dumps([__version__, weights, how, condition, 0, "float32"])
+    words = [archive.digest(network().state_dict().values()), "0.weight", "0.bias", repr(network())]
+    digest = hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+    whole = json.loads((study.folder / "photo.json").read_text())
+    assert [*whole] == [archive.digest([image.lr, image.hr])]
+    assert list(stored(study)[0]) == [
+        json.dumps([__version__, digest, how, condition, 0, "float32", "cpu"])
         for condition in ("none", "noise:0.2")
         for how in ([], ["median", 0.1, 3, 0, 0])
     ]
@@ -107,10 +115,10 @@ def test_what_is_stored_is_not_measured_again(study, image, monkeypatch):
     study.measure(image)
     assert len(outputs) == 4
     wider = replace(study, settings=[BARE, SMOOTHED, Setting(0.2, 3)], conditions=[*study.conditions, parse("blur:1")])
-    assert wider.records(["photo"]) == ([], ["photo"])
+    assert wider.records(image) is None
     wider.measure(image)
     assert len(outputs) == wider.cells == 9
-    assert len(wider.records(["photo"])[0]) == 9
+    assert len(wider.records(image)) == 9
     replace(study, models={"net": network(), "other": network(0.8)}).measure(image)
     assert len(outputs) == 9 + 4
 
@@ -119,7 +127,7 @@ def test_a_later_metric_keeps_the_scores_of_the_others(study, image, monkeypatch
     study.measure(image)
     path = study.folder / "photo.json"
     done = json.loads(path.read_text())
-    for scores in done["scores"].values():
+    for scores in next(iter(done.values())).values():
         scores["mse"] = 0.5  # a mark
     path.write_text(json.dumps(done))
     outputs = counted(monkeypatch)
@@ -128,19 +136,49 @@ def test_a_later_metric_keeps_the_scores_of_the_others(study, image, monkeypatch
     both = replace(study, metrics=["mse", "psnr"])
     both.measure(image)
     assert len(outputs) == 4
-    assert [record["scores"]["mse"] for record in both.records(["photo"])[0]] == [0.5] * 4
+    assert [record["scores"]["mse"] for record in both.records(image)] == [0.5] * 4
 
 
 @pytest.mark.parametrize("part", ["lr", "hr"])
-def test_other_pixels_of_the_same_name_are_measured_anew(study, image, part, monkeypatch):
+def test_other_pixels_of_the_same_name_have_scores_of_their_own(study, image, part, monkeypatch):
     study.measure(image)
-    before = study.records(["photo"])[0]
+    before = study.records(image)
     outputs = counted(monkeypatch)
     changed = getattr(image, part).clone()
     changed[0, 0, 5, 5] = 1 - changed[0, 0, 5, 5]
-    study.measure(image._replace(**{part: changed}))
+    other = image._replace(**{part: changed})
+    assert study.records(other) is None
+    study.measure(other)
     assert len(outputs) == 4
-    assert study.records(["photo"])[0] != before
+    assert study.records(other) != before
+    study.measure(image)
+    assert len(outputs) == 4
+    assert study.records(image) == before
+
+
+def test_networks_of_the_same_weights_are_told_apart(tmp_path, image):
+    networks = {mode: nn.Upsample(scale_factor=2, mode=mode) for mode in ("nearest", "bicubic")}
+    study = Study(tmp_path, networks, [BARE], [parse("none")], ["mse"])
+    study.measure(image)
+    assert len({record["scores"]["mse"] for record in study.records(image)}) == 2
+
+    class Named(nn.Module):
+        def __init__(self, function):
+            super().__init__()
+            self.function = function
+
+        def extra_repr(self):
+            return repr(self.function)
+
+    first, second = (evaluation._digest(Named(function)) for function in (lambda: 1, lambda: 2))
+    assert first == second  # but for an address, which is another in every process
+
+
+def test_runs_at_the_same_time_keep_each_others_scores(study, image):
+    other = replace(study, models={"other": network(0.8)})
+    study.measure(image, lambda: other.measure(image))
+    assert len(study.records(image)) == len(other.records(image)) == 4
+    assert len(stored(study)[0]) == 8
 
 
 OTHER = {"agg": "mean", "seed": 1, "precision": "bfloat16", "models": {"net": network(0.8)}, "settings": [Setting(0.1, 5)]}
@@ -152,7 +190,7 @@ def test_scores_of_other_options_are_not_mistaken_for_these(study, image, option
     study.measure(image)
     outputs = counted(monkeypatch)
     other = replace(study, **{option: OTHER[option]})
-    assert other.records(["photo"]) == ([], ["photo"])
+    assert other.records(image) is None
     other.measure(image)
     assert len(outputs) == 2
     study.measure(image)
@@ -169,8 +207,8 @@ def test_an_interrupted_measurement_goes_on_where_it_was(study, image, tmp_path,
 
     with pytest.raises(KeyboardInterrupt):
         study.measure(image, stop)
-    assert len(stored(study)) == 3
-    assert study.records(["photo"]) == ([], ["photo"])
+    assert len(stored(study)[0]) == 3
+    assert study.records(image) is None
     outputs = counted(monkeypatch)
     study.measure(image, lambda: done.append(1))
     assert len(outputs) == 1
@@ -235,7 +273,7 @@ def test_lpips_by_other_weights_is_measured_anew(study, image, monkeypatch, tmp_
         weights.write_text(content)
         one = replace(study, metrics=["lpips"], lpips_weights=weights, settings=[BARE])
         one.measure(image)
-        found.append({record["scores"]["lpips"] for record in one.records([image.name])[0]})
+        found.append({record["scores"]["lpips"] for record in one.records(image)})
     assert found == [{0.25}, {0.5}, {0.25}]
 
 
@@ -254,10 +292,11 @@ def test_what_no_score_can_be_given_for_is_refused(study, image):
     with pytest.raises(ValueError, match="n must be odd"):
         replace(study, settings=[BARE, Setting(0.1, 4)])
     assert not [*study.folder.iterdir()]
-    (study.folder / "photo.json").write_text('{"image": ')
-    for use in (lambda: study.measure(image), lambda: study.records(["photo"])):
-        with pytest.raises(ValueError, match=r"photo\.json holds no scores .*: delete it"):
-            use()
+    for text in ('{"image": ', "[]", "null", '{"image": "abc"}', '{"a": {"b": []}}'):
+        (study.folder / "photo.json").write_text(text)
+        for use in (study.measure, study.records):
+            with pytest.raises(ValueError, match=r"photo\.json holds no scores .*: delete it"):
+                use(image)
 
 
 def test_settings_hold_no_number_that_is_not_used():

@@ -100,6 +100,7 @@ def test_certificates_share_alpha_and_the_best_is_best(hr, net, tmp_path, capsys
         assert certificate.weights_digest == weights
     assert "alpha 0.04 / 4 candidates = 0.01" in printed
     assert "confidence 0.96." in printed
+    assert "A mean speaks of all 2 images at once: with confidence 0.92 at least." in printed
     references = {"a": photo(1, 16, 20), "b": photo(2, 16, 16)}
     for record in records(out):
         certificate, radius = made[record["image"], record["sigma"], record["tile"]], float(record["condition"].removeprefix("l2 "))
@@ -112,7 +113,7 @@ def test_certificates_share_alpha_and_the_best_is_best(hr, net, tmp_path, capsys
         means = {(sigma, tile): (psnr["a", sigma, tile] + psnr["b", sigma, tile]) / 2 for _, sigma, tile in made}
         (sigma, tile), top = max(means.items(), key=lambda item: item[1])
         line = f"net, l2 {radius:g}: best ideal certified PSNR is {top:.2f}, sigma {sigma:g}, n 5, tile {tile}, halo 1"
-        assert line in printed.splitlines()
+        assert f"- {line}" in printed.splitlines()
     assert "sigma 0 is" not in printed
     assert leftovers(out) == []
 
@@ -199,11 +200,23 @@ def test_mistakes_are_one_line(hr, net, tmp_path, capsys):
     assert "--over n takes one --sigma, greater than 0" in wrong("n", "--sigma", "0")
     assert "--over sigma takes one --tile and one --halo" in wrong("sigma", "--tile", "2,4")
     assert "n must be odd" in wrong("n", "-n", "1,2")
-    assert "a, b: n must be odd" in wrong("certified", "-n", "4")
-    assert "a, b: certify speaks of the median or the mean" in wrong("certified", "--agg", "p10")
-    assert not list(tmp_path.glob("out/sweep*"))
-    (tmp_path / "out" / "parts" / "a.error").unlink()
-    assert main(sweep(hr, tmp_path / "out", "certified", "-m", net, *CERTIFIED)) == 0
-    broken = next((tmp_path / "out" / "parts").glob("*.npz"))
-    broken.write_bytes(broken.read_bytes()[:100])
-    assert f"{broken} is no certificate" in wrong("certified", *CERTIFIED)
+    assert "n must be odd" in wrong("certified", "-n", "4")
+    assert "sigma must be greater than 0" in wrong("certified", "--sigma=-1,.1")
+    assert "speaks of the median" in wrong("certified", "--agg", "p10")
+    assert "speaks of the median" in wrong("certified", "--agg", "mean", "--predictor", "served")
+    assert "--n-cert must be at least 1 and --levels at least 2, got 0 and 32" in wrong("certified", "--n-cert", "0")
+    assert "got 1000 and 1" in wrong("certified", "--levels", "1")
+    assert not list(tmp_path.glob("out/*"))
+
+
+def test_a_broken_certificate_is_made_anew(hr, net, tmp_path):
+    command = sweep(hr, tmp_path / "out", "certified", "-m", net, *CERTIFIED, "--predictor", "served")
+    assert main(command) == 0
+    files = {path: path.read_bytes() for path in (tmp_path / "out" / "parts").glob("*.npz")}
+    broken = [*files][2]
+    broken.write_bytes(files[broken][:500])
+    assert main(command) == 0
+    assert len(Certificate.load(broken).z) == 3
+    assert [path for path in files if path.read_bytes() != files[path]] == [broken]
+    names = {f"served expected certified PSNR{end}" for end in ("", " to its own output")}
+    assert {*records(tmp_path / "out")[0]["scores"]} == names

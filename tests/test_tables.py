@@ -2,6 +2,8 @@
 
 import csv
 import io
+import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -119,11 +121,25 @@ def test_the_better_of_two(metric):
 
 def test_verdicts_name_the_best_and_the_bare_score():
     fixed = {row: np.full((3, 2, 2), 20.0 + place) for place, row in enumerate(ROWS[:2])}
+    fixed[ROWS[0]] += np.array([-5.0, 0, 5])[:, None, None]  # images differ by much more than settings do
+    fixed[ROWS[1]] += np.array([-5.3, 0, 5.3])[:, None, None]
     fixed[ROWS[0]][:, 1] = 25
-    assert tables.verdicts(made(fixed), "psnr") == [
-        "net, none: best psnr is 21.00, sigma 0.03, n 5, tile 8, halo 2; bare 20.00",
-        "net, noise:0.03: best psnr is 25.00, bare",
-    ]
+    said = "net, none: best psnr is 21.00, sigma 0.03, n 5, tile 8, halo 2; bare 20.00, a difference of +1.00 ± 0.17"
+    assert tables.verdicts(made(fixed), "psnr") == [said, "net, noise:0.03: best psnr is 25.00, bare"]
+    fixed[ROWS[1]][:, 0, 0] = [25, 20, 16]
+    assert tables.verdicts(made(fixed), "psnr")[0].endswith("+0.33 ± 5.49, which these images don't tell from none")
+    fixed[ROWS[1]][:] = fixed[ROWS[0]]
+    assert tables.verdicts(made(fixed), "psnr")[0] == "net, none: psnr is 20.00 in every row"
+    one = [record for record in made(fixed) if record["image"] == "a"]
+    one[2]["scores"]["psnr"] = 30.0
+    assert tables.verdicts(one, "psnr")[0].endswith("bare 15.00, a difference of +15.00")
+
+
+def test_infinite_scores_are_strict_json():
+    text = tables.json_text({"a": [np.inf, 1.5], "b": ({"c": -np.inf}, None), "path": Path("x")})
+    assert json.loads(text, parse_constant=pytest.fail) == {"a": ["inf", 1.5], "b": [{"c": "-inf"}, None], "path": "x"}
+    same = [{**ROWS[place]._asdict(), "condition": "none", "image": "a", "scores": {"psnr": np.inf}} for place in (0, 1)]
+    assert tables.change(same, ROWS[1], ROWS[0], "none", "psnr").value == 0
 
 
 def swept(over):

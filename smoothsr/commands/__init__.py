@@ -33,7 +33,7 @@ __all__ = [
 MEMORY = 4 * 2**30  # bytes of draws or levels that a command takes without being asked to cut the image
 
 
-FAILURES = (ValueError, OSError, ImportError, MemoryError, torch.OutOfMemoryError)  # of one image, which do not stop the others
+FAILURES = (ValueError, OSError, ImportError, MemoryError, RuntimeError)  # of one image, which do not stop the others
 
 
 class UserError(ValueError):

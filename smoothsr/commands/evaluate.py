@@ -1,46 +1,41 @@
 """`smoothsr evaluate`: measure models, bare and smoothed, on images under attacks and degradations, and write one table."""
 
 import argparse
-import json
-import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 from torch.nn import functional as F
-from tqdm import tqdm
 
 from smoothsr import __version__, adapters, archive, conditions, images, metrics, report, tables
 from smoothsr.adapters import LoadedSR
-from smoothsr.commands import FAILURES, UserError, find_device, message, network, precision, reproducible
+from smoothsr.commands import UserError, find_device, message, network, precision, reproducible
+from smoothsr.commands.sharing import Progress, results, shared
 from smoothsr.evaluation import Image, Record, Setting, Study
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Progress = Callable[[], object]
-Work = Callable[[Path, Progress], None]
-Collect = Callable[[Sequence[Path]], tuple[list[Record], list[str]]]
-
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and write the table as markdown, CSV and JSON."""
-    records, unavailable, status = measured(args, [Setting.of(sigma, args.n, args.tile, args.halo) for sigma in args.sigma])
+    records, unavailable, failed = measured(args, [Setting.of(sigma, args.n, args.tile, args.halo) for sigma in args.sigma])
     if records:
-        write(args, records, unavailable, tables.verdicts(records, next(iter(records[0]["scores"]))))
-    return status
+        notes = [*tables.verdicts(records, next(iter(records[0]["scores"]))), *honesty(args, records)]
+        write(args, records, unavailable, failed, notes)
+    return 2 if failed else 0
 
 
-def measured(args: argparse.Namespace, settings: Sequence[Setting]) -> tuple[list[Record], dict[str, str], int]:
+def measured(args: argparse.Namespace, settings: Sequence[Setting]) -> tuple[list[Record], dict[str, str], dict[str, str]]:
     """Measure this process's share of the images.
 
     Returns:
         Records of all images, or none while other processes are still measuring theirs; metrics that could not be measured, and
-        why; and the exit status.
+        why; and images that failed, and why.
     """
     chain = [conditions.parse(text) for text in args.attack]
     paths, device = find_images(args), find_device(args.device)
@@ -65,48 +60,12 @@ def measured(args: argparse.Namespace, settings: Sequence[Setting]) -> tuple[lis
         with precision(args, device), reproducible():
             (gray if image.lr.shape[1] == 1 else study).measure(image, progress)
 
-    def collect(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
-        return study.records([path.stem for path in paths])
+    def collect(path: Path) -> list[Record] | None:
+        image = read_pair(args, path, next(iter(models.values())), device)
+        return (gray if image.lr.shape[1] == 1 else study).records(image)
 
-    records, status = shared(args, paths, study.cells, measure, collect)
-    return records, unavailable, status
-
-
-def shared(args: argparse.Namespace, paths: Sequence[Path], cells: int, work: Work, collect: Collect) -> tuple[list[Record], int]:
-    """Work on this process's share of the images, of RANK / WORLD_SIZE (torchrun's), then collect what all processes have.
-
-    Args:
-        args: The options.
-        paths: All images.
-        cells: How often work calls its progress for each image.
-        work: What to do with an image; if it fails, the others go on.
-        collect: Returns the records of those images that are complete, and the names of the others.
-
-    Returns:
-        Records of all images, or none while other processes are still working on theirs; and the exit status.
-    """
-    rank, ranks = (int(os.environ.get(name, default)) for name, default in (("RANK", 0), ("WORLD_SIZE", 1)))
-    mine = paths[rank::ranks]
-    notes = {path.stem: parts(args) / f"{path.stem}.error" for path in paths}  # by which processes tell each other what failed
-    for path in mine:
-        notes[path.stem].unlink(missing_ok=True)
-    with tqdm(total=len(mine) * cells, unit="output", disable=None, leave=False) as progress:
-        for path in mine:
-            progress.set_description(path.stem)
-            try:
-                work(path, progress.update)
-            except FAILURES as error:
-                notes[path.stem].write_text(message(error), encoding="utf-8")
-    failed = {name: note.read_text(encoding="utf-8") for name, note in notes.items() if note.exists()}
-    for reason in dict.fromkeys(failed.values()):
-        names = [name for name in failed if failed[name] == reason]
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        print(f"smoothsr: {', '.join(names[:3])}{more}: {reason}", file=sys.stderr)
-    records, missing = collect([path for path in paths if path.stem not in failed])
-    if missing:  # no failure yet: torchrun would stop the others
-        print(f"{len(mine)} of {len(paths)} images done here; the process that is last to end writes the table")
-        return [], 0
-    return records, 2 if failed else 0
+    records, failed = shared(args, paths, study.cells, measure, collect)
+    return records, unavailable, failed
 
 
 def find_images(args: argparse.Namespace) -> list[Path]:
@@ -160,37 +119,45 @@ def read_pair(args: argparse.Namespace, path: Path, loaded: LoadedSR, device: to
     return Image(path.stem, *(picture.expand(-1, channels, -1, -1).contiguous().to(device) for picture in (lr, hr)))
 
 
-def parts(args: argparse.Namespace) -> Path:
-    """Make the folder from which a run can go on."""
-    folder = results(args) / "parts"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def results(args: argparse.Namespace) -> Path:
-    """The folder of the results."""
-    return args.output or Path(args.command)
-
-
 def write(
     args: argparse.Namespace,
     records: Sequence[Record],
     unavailable: Mapping[str, str],
+    failed: Mapping[str, str],
     notes: Sequence[str],
     figure: "Figure | None" = None,
 ) -> None:
-    """Write the table as .md, .csv and .json, and the figure as .png; print the table and the notes."""
-    text = tables.markdown(records, unavailable)
-    means = tables.rows(records, unavailable)
-    whole = {"version": __version__, "options": vars(args), "not_measured": unavailable, "means": means, "records": records}
-    files = {".md": text, ".csv": tables.csv_text(records, unavailable), ".json": json.dumps(whole, indent=1, default=str) + "\n"}
+    """Write the table as .md, .csv and .json, and the figure as .png; print the table and what is to be said of it."""
+    notes = [*notes, *(f"Left out, {name}: {reason}" for name, reason in failed.items()), _made(args)]
+    text = tables.markdown(records, unavailable) + "".join(f"- {note}\n" for note in notes)
+    whole = {"version": __version__, "options": vars(args), "not_measured": unavailable, "failed": failed, "notes": notes,
+             "means": tables.rows(records, unavailable), "records": records}  # fmt: skip
+    files = {".md": text, ".csv": tables.csv_text(records, unavailable), ".json": tables.json_text(whole)}
     name = results(args) / args.command
     for suffix, content in files.items():
         with archive.replacing(f"{name}{suffix}") as part:
-            part.write_text(content, encoding="utf-8")
+            part.write_text(content, encoding="utf-8", errors="backslashreplace")
     if figure:
         report.save_figure(figure, Path(f"{name}.png"))
-    print("", text, *notes, f"Wrote {name}{', '.join([*files, *(['.png'] if figure else [])])}", sep="\n")
+    print("", text, f"Wrote {name}{', '.join([*files, *(['.png'] if figure else [])])}", sep="\n")
+
+
+def honesty(args: argparse.Namespace, records: Sequence[Record]) -> list[str]:
+    """What keeps a table from saying more than it may."""
+    notes, smoothed = [], {(record["model"], record["sigma"], record["n"]) for record in records if record["sigma"]}
+    if smoothed and (transfer := [text for text in args.attack if "@bare" in text]):
+        aims = f"{', '.join(transfer)} {'are' if len(transfer) > 1 else 'is'} made for the bare network"
+        notes.append(f"{aims}: for smoothed rows a transfer attack. One that knows the smoother may harm it more: leave out @bare.")
+    if len(smoothed) > len({model for model, *_ in smoothed}):
+        notes.append("A choice made on these images looks better on them than it is: measure it on others before you report it.")
+    return notes
+
+
+def _made(args: argparse.Namespace) -> str:
+    """How the scores were made, as far as the table's rows don't tell."""
+    inputs = f"LR from {args.lr}" if args.lr else "LR reduced from HR by an antialiased bicubic kernel"
+    crop = f", central crops of {args.crop}x{args.crop} LR pixels" if args.crop else ""
+    return f"smoothsr {__version__}: agg {args.agg}, seed {args.seed}, {args.precision}; {inputs}{crop}."
 
 
 def _unavailable(args: argparse.Namespace, device: torch.device) -> dict[str, str]:

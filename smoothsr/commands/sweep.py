@@ -5,9 +5,12 @@ import hashlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from torch import nn
+
 from smoothsr import Certificate, SmoothedSR, __version__, archive, tables
-from smoothsr.commands import FAILURES, UserError, find_device, network, precision
-from smoothsr.commands.evaluate import Progress, find_images, load_models, measured, parts, read_pair, shared, write
+from smoothsr.commands import UserError, find_device, network, precision
+from smoothsr.commands.evaluate import find_images, honesty, load_models, measured, read_pair, write
+from smoothsr.commands.sharing import Progress, parts, shared
 from smoothsr.curves import curves
 from smoothsr.evaluation import Image, Record, Setting
 
@@ -30,12 +33,11 @@ def run(args: argparse.Namespace) -> int:
     settings = [Setting.of(s, n, tile, halo) for s in sigmas for n in draws for tile in args.tile for halo in args.halo]
     if args.over == "certified":
         return certified(args, list(dict.fromkeys(settings)))
-    records, unavailable, status = measured(args, settings)
+    records, unavailable, failed = measured(args, settings)
     if records:
-        notes = tables.verdicts(records, next(iter(records[0]["scores"])))
-        notes.append("A choice made on these images looks better on them than it is: measure it on others before you report it.")
-        write(args, records, unavailable, notes, curves(records, args.over))
-    return status
+        notes = [*tables.verdicts(records, next(iter(records[0]["scores"]))), *honesty(args, records)]
+        write(args, records, unavailable, failed, notes, curves(records, args.over))
+    return 2 if failed else 0
 
 
 def certified(args: argparse.Namespace, settings: Sequence[Setting]) -> int:
@@ -44,6 +46,12 @@ def certified(args: argparse.Namespace, settings: Sequence[Setting]) -> int:
         raise UserError("--over certified needs --sigma greater than 0: the bare network has no certificate")
     if min(args.radius) < 0 or not 0 < args.alpha < 1:
         raise UserError(f"--radius must be at least 0 and --alpha between 0 and 1, got {min(args.radius):g} and {args.alpha:g}")
+    if args.n_cert < 1 or args.levels < 2:
+        raise UserError(f"--n-cert must be at least 1 and --levels at least 2, got {args.n_cert} and {args.levels}")
+    if args.agg not in ("median", *(["mean"] if args.predictor == "ideal" else [])):
+        raise UserError(f"--over certified speaks of the median, or with --predictor ideal of the mean, got --agg {args.agg}")
+    for sigma, n, tile, halo in settings:
+        SmoothedSR(nn.Identity(), sigma, n, args.agg, tile=tile or None, halo=halo)  # refuses what it can't be made with
     paths, device = find_images(args), find_device(args.device)
     models = load_models(args, device)
     digests = {name: archive.digest(loaded.model.state_dict().values()) for name, loaded in models.items()}
@@ -62,43 +70,53 @@ def certified(args: argparse.Namespace, settings: Sequence[Setting]) -> int:
         image = read(path)
         for name, setting in cells:
             target = part(image, name, setting)
-            if not target.exists():  # the first draws count, and no others
+            if not _whole(target):  # the first draws count, and no others
                 sigma, n, tile, halo = setting
                 smoothed = SmoothedSR(network(models[name], image.lr.shape[1]), sigma, n, args.agg, tile=tile or None, halo=halo)
                 with precision(args, device):
                     smoothed.certify(image.lr, n=args.n_cert, alpha=alpha, levels=args.levels).save(target)
             progress()
 
-    def collect(paths: Sequence[Path]) -> tuple[list[Record], list[str]]:
-        records, missing = list[Record](), list[str]()
-        for path in paths:
-            try:
-                image = read(path)
-            except FAILURES:  # the process whose it is will say so
-                missing.append(path.stem)
-                continue
-            found = {cell: part(image, *cell) for cell in cells}
-            if all(file.exists() for file in found.values()):
-                for (name, setting), file in found.items():
-                    records += rows(args, image, name, setting, Certificate.load(file))
-            else:
-                missing.append(path.stem)
-        return records, missing
+    def collect(path: Path) -> list[Record] | None:
+        image = read(path)
+        found = {cell: part(image, *cell) for cell in cells}
+        if not all(file.exists() for file in found.values()):
+            return None
+        return [row for cell, file in found.items() for row in rows(args, image, *cell, Certificate.load(file))]
 
-    records, status = shared(args, paths, len(cells), certify, collect)
+    records, failed = shared(args, paths, len(cells), certify, collect)
     if records:
         notes = [line for metric in records[0]["scores"] for line in tables.verdicts(records, metric)]
-        share, sure = f"alpha {args.alpha:g} / {len(cells)} candidates = {alpha:.3g}", f"{1 - args.alpha:.10g}"
-        notes.append(f"Each certificate has {share}: whichever is chosen for an image, it holds with confidence {sure}.")
-        write(args, records, {}, notes)
-    return status
+        images, kept = len({record["image"] for record in records}), f"alpha {args.alpha:g} / {len(cells)} candidates = {alpha:.3g}"
+        sure = f"whichever is chosen for an image, it holds with confidence {1 - args.alpha:.10g}"
+        notes.append(f"Each certificate has {kept}, n_cert {args.n_cert}, {args.levels} levels: {sure}.")
+        notes.append("Another sweep of the same images makes more candidates: to choose among all of them, divide alpha by all.")
+        if images > 1:
+            every = f"with confidence {max(0, 1 - images * args.alpha):.10g} at least" if images * args.alpha < 1 else "with none"
+            notes.append(f"A mean speaks of all {images} images at once: {every}.")
+        notes.append("Certified PSNR is of all channels and of whole images, without a border cropped.")
+        write(args, records, {}, failed, notes)
+    return 2 if failed else 0
 
 
 def rows(args: argparse.Namespace, image: Image, name: str, setting: Setting, certificate: Certificate) -> Iterator[Record]:
     """Yield what is certified at each l2 radius: PSNR to the ground truth, and to the certificate's own output."""
+    what = {"ideal": "ideal certified PSNR", "served": "served expected certified PSNR"}[args.predictor]
     for radius in args.radius:
         scores = {
-            f"{args.predictor} certified PSNR": certificate.psnr(radius, image.hr, predictor=args.predictor),
-            f"{args.predictor} certified PSNR to its own output": certificate.psnr(radius, predictor=args.predictor),
+            what: certificate.psnr(radius, image.hr, predictor=args.predictor),
+            f"{what} to its own output": certificate.psnr(radius, predictor=args.predictor),
         }
         yield {"image": image.name, "model": name, **setting._asdict(), "condition": f"l2 {radius:g}", "scores": scores}
+
+
+def _whole(file: Path) -> bool:
+    """Tell whether a certificate is there; a broken file, from which nobody has read a certificate, is removed."""
+    try:
+        Certificate.load(file)
+    except FileNotFoundError:
+        return False
+    except ValueError:
+        file.unlink()
+        return False
+    return True
