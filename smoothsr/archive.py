@@ -6,6 +6,7 @@ The .npz has a format version and a digest of its content.
 import hashlib
 import json
 import os
+import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,10 +23,10 @@ __all__ = ["digest", "read", "replacing", "write"]
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary name; the file that is written there becomes path when it is complete, and never before.
 
-    The name is this process's own, since several may write the same result.
+    The name is this call's own, since several processes, of several machines, may write the same result.
     """
     target = Path(path)
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
     try:
         yield part
         part.replace(target)
@@ -68,7 +69,7 @@ def read(path: str | os.PathLike[str], version: int, names: Iterable[str]) -> tu
             options = json.loads(text)
             found = options.pop("format")
         except Exception as error:  # numpy, zipfile and zlib raise many kinds for a file that is something else
-            raise ValueError(f"{path} is no certificate: {error}") from error
+            raise ValueError(f"{path} is no certificate, or a part of one") from error
     if found != version:
         raise ValueError(f"{path} has format version {found}, this program reads {version}: certify again")
     if written != _content_digest(text, arrays):

@@ -70,7 +70,7 @@ def table(found: Sequence[Row]) -> str:
 
 
 def words(bare: Row, smoothed: Row, alone: Row) -> str:
-    """Say in one line whether smoothing held better than the bare network.
+    """Say in one line whether smoothing held better than the bare network, as far as the attack had a part in it.
 
     Args:
         bare: Of `rows`.
@@ -81,17 +81,20 @@ def words(bare: Row, smoothed: Row, alone: Row) -> str:
     near, far = (math.inf if row[judged] is None else row[judged] for row in (smoothed, bare))
     gain = 0.0 if near == far else near - far
     verdict = f"{'held better' if gain > 0 else 'did worse'} by {abs(gain):.2f} dB" if abs(gain) >= 0.005 else "made no difference"
-    noise = _db(alone["psnr_to_clean"])
-    if alone["mean_8bit"] > 0.95 * smoothed["mean_8bit"]:
-        noise += ", so the attack hardly added to it"
-    facts = [
-        f"it left the smoothed output at {_db(smoothed['psnr_to_clean'])} to its clean one (fresh noise alone: {noise}), "
-        f"the bare output at {_db(bare['psnr_to_clean'])}"
+    moved = [
+        "did not change" if row["psnr_to_clean"] is None else f"is at {_db(row['psnr_to_clean'])} to the one without attack"
+        for row in (smoothed, bare)
     ]
+    facts = f"the smoothed output {moved[0]} (fresh noise alone: {_db(alone['psnr_to_clean'])}), the bare output {moved[1]}"
     if judged == "psnr_attacked":
-        facts.insert(0, f"{_db(smoothed[judged])} to the ground truth against {_db(bare[judged])}")
-        facts.insert(1, f"without the attack {_db(smoothed['psnr_clean'])} against {_db(bare['psnr_clean'])}")
-    return f"Under this attack smoothing {verdict}: {'; '.join(facts)}."
+        truth = f"{_db(smoothed[judged])} to the ground truth against {_db(bare[judged])}"
+        before = f"without the attack {_db(smoothed['psnr_clean'])} against {_db(bare['psnr_clean'])}"
+        return f"Under this attack smoothing {verdict}: {truth}; {before}; {facts}."
+    if alone["mean_8bit"] > 0.95 * smoothed["mean_8bit"]:
+        return f"The attack moved the smoothed output no further than fresh noise does: {facts}."
+    if math.isinf(gain):
+        return f"Under this attack smoothing {'held better' if gain > 0 else 'did worse'}: {facts}."
+    return f"Under this attack smoothing {verdict}: {facts}."
 
 
 def panel(
@@ -119,24 +122,25 @@ def panel(
     figure = Figure(figsize=(3.4 * (1 + len(outcomes)) + 0.6, 3 * side), layout="constrained")
     axes = figure.subplots(3, 1 + len(outcomes))
     _show(axes[0, 0], lr, f"input, {lr.shape[3]} x {lr.shape[2]}")
-    _show(axes[1, 0], attacked, f"input under attack, changed by up to {largest * 255:.3g}/255")
+    _show(axes[1, 0], attacked, f"input under attack,\nchanged by up to {largest * 255:.3g}/255")
     _show(axes[2, 0], 0.5 + amplified * (attacked - lr), f"change of the input, x{amplified}, around gray")
     for column, (outcome, row, deviation) in enumerate(zip(outcomes, measured, deviations, strict=True), 1):
         known = reference is not None
         clean = f": {_db(row['psnr_clean'])} to the truth" if known else ""
         harmed = _db(row["psnr_attacked"]) if known else f"{_db(row['psnr_to_clean'])} to its clean output"
         _show(axes[0, column], outcome.clean, f"{outcome.name}{clean}")
-        _show(axes[1, column], outcome.attacked, f"{outcome.name}, under attack: {harmed}")
+        _show(axes[1, column], outcome.attacked, f"{outcome.name}, under attack:\n{harmed}")
         image = axes[2, column].imshow(deviation, cmap="magma", vmin=0, vmax=top, interpolation="nearest")
         axes[2, column].set_axis_off()
         largest_step, mean_step = row["largest_8bit"], row["mean_8bit"]
-        axes[2, column].set_title(f"change of the output: largest {largest_step:.0f}, mean {mean_step:.2f}", fontsize=9)
+        title = f"change of the output, its channel that moved most:\nlargest {largest_step:.0f}, mean of all {mean_step:.2f}"
+        axes[2, column].set_title(title, fontsize=9)
     bar = figure.colorbar(image, ax=axes[2, -1], shrink=0.85, extend="max")
-    bar.set_label("8-bit steps, the channel that moved most", fontsize=9)
+    bar.set_label("8-bit steps", fontsize=9)
     if outside is not None and outside.any():
         down, across = outside[0].any(0).cpu().nonzero().T
         axes[2, -1].scatter(across, down, s=9, marker="s", facecolors="none", edgecolors="cyan", linewidths=0.7)
-        axes[2, -1].set_title(f"change of the output; {int(outside.sum())} values outside the certificate: cyan", fontsize=9)
+        axes[2, -1].set_title(f"change of the output;\n{int(outside.sum())} values outside the certificate: cyan", fontsize=9)
     return figure
 
 
@@ -153,6 +157,8 @@ def _steps(output: Tensor) -> Tensor:
 
 def _psnr(output: Tensor, reference: Tensor, **options: Any) -> float | None:
     value = metrics.psnr(output.cpu(), reference.cpu(), **options).item()
+    if math.isnan(value):
+        raise ValueError("an output has NaN values: try another precision")
     return value if math.isfinite(value) else None
 
 

@@ -16,6 +16,9 @@ CONDITION = "e.g. none, noise:0.03, jpeg:50, blur:1, resize:0.5, blur:1+noise:0.
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; return its exit status: 0, 2 for one clear line on stderr, 130 if interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that can't show a letter must not end a run
+            stream.reconfigure(errors="backslashreplace")
     args = parser().parse_args(argv)
     with warnings.catch_warnings():
         warnings.simplefilter("default")
@@ -84,7 +87,8 @@ def parser() -> argparse.ArgumentParser:
         help="measure models, bare and smoothed, on images under attacks and degradations",
         description="Write a table: rows models and sigmas, columns conditions and metrics, means over images. " + GOES_ON,
     )
-    evaluate.add_argument("--sigma", type=numbers, default=[0.0, 0.03], help="noise of each row, 0: bare (default 0,0.03)")
+    evaluate.add_argument("--sigma", type=deviations, default=[0.0, 0.03], help="noise of each row, joined by commas, 0: bare "
+                          "(default 0,0.03)")  # fmt: skip
     evaluate.add_argument("-n", type=int, default=21, help="draws of a smoothed output (default 21)")
     _evaluation(evaluate, conditions="none,noise:0.03,pgd:4/255")
     evaluate.set_defaults(command="evaluate")
@@ -96,7 +100,8 @@ def parser() -> argparse.ArgumentParser:
     )
     sweep.add_argument("--over", default="sigma", choices=("sigma", "n", "certified"), help="what to vary (default sigma); "
                        "certified: certified PSNR over sigma, tile and halo, without --attack and --metrics")  # fmt: skip
-    sweep.add_argument("--sigma", type=numbers, help="candidates (default 0,.01,.02,.03,.04,.06,.08; n: .03; certified: .05,.1)")
+    sweep.add_argument("--sigma", type=deviations, help="candidates, joined by commas (default 0,.01,.02,.03,.04,.06,.08; n: .03; "
+                       "certified: .05,.1)")  # fmt: skip
     sweep.add_argument("-n", type=integers, help="candidates over n (default 1,3,5,11,21,51,101), otherwise one number (21)")
     _evaluation(sweep, conditions="none,noise:0.03,pgd:4/255", several=True)
     sweep.add_argument("--radius", type=numbers, default=[0.05, 0.1], help="certified: l2 radii (default .05,.1)")
@@ -117,7 +122,7 @@ def _common(command: argparse.ArgumentParser, tile: int, halo: int) -> None:
     """Options of the commands that run one smoothed model."""
     command.add_argument("-m", "--model", default="builtin", help='"builtin" or a checkpoint file (see: smoothsr models)')
     _network(command)
-    command.add_argument("--sigma", type=number, default=0.03, help="noise standard deviation, 0.03 or 8/255 (default 0.03)")
+    command.add_argument("--sigma", type=deviation, default=0.03, help="noise standard deviation, 0.03 or 8/255 (default 0.03)")
     command.add_argument("-n", type=int, default=21, help="draws of the served output (default 21)")
     command.add_argument("-t", "--tile", type=int, default=tile, help=f"tile side in input pixels, 0: none (default {tile})")
     command.add_argument("--halo", type=int, default=halo, help=f"input pixels read beyond a tile (default {halo})")
@@ -173,6 +178,18 @@ def number(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(text)  # argparse names the option
     return value
+
+
+def deviation(text: str) -> float:
+    """Parse a sigma."""
+    if number(text) > 1:
+        raise argparse.ArgumentTypeError(f"{text} must be at most 1, since values are in [0, 1]: write 8/255, not 8")
+    return number(text)
+
+
+def deviations(text: str) -> list[float]:
+    """Parse 0,0.02,8/255, all of them sigmas."""
+    return [deviation(word) for word in words(text)]
 
 
 def words(text: str) -> list[str]:

@@ -35,7 +35,7 @@ def curves(records: Sequence[tables.Record], over: Literal["sigma", "n"]) -> "Fi
                 places = sorted(found)
                 values = [found[place].value for place in places]
                 errors = [0.0 if math.isnan(found[place].error) else found[place].error for place in places]
-                drawn = axis.errorbar(places, values, errors, capsize=2, elinewidth=0.6, label=condition)
+                drawn = axis.errorbar(places, values, errors, capsize=2, elinewidth=0.6, marker=".", label=condition)
                 top = getattr(best[model, condition], over)
                 axis.plot(top, found[top].value, "o", ms=9, mfc="none", color=drawn[0].get_color())
             if over == "n":
@@ -45,5 +45,5 @@ def curves(records: Sequence[tables.Record], over: Literal["sigma", "n"]) -> "Fi
             lower = ", lower is better" if metric in tables.LOWER_IS_BETTER else ""
             axis.set(xlabel=over, ylabel=f"{metric}{lower}", title=model)
             axis.grid(alpha=0.3)
-    axes[0, 0].legend(fontsize=8)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(models) + len(metrics), fontsize=8)
     return figure

@@ -10,7 +10,6 @@ R. Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptua
 
 import contextlib
 import io
-import pickle
 import warnings
 from functools import lru_cache
 from os import PathLike, fspath
@@ -153,7 +152,9 @@ def _perceptual_network(weights: str | None, device: torch.device) -> nn.Module:
                 state = dict(torch.load(weights, map_location="cpu", weights_only=True))
                 network = LPIPS(net="alex", pnet_rand=True, pretrained=False, verbose=False)
                 network.load_state_dict(state)
-            except (RuntimeError, pickle.UnpicklingError, EOFError, TypeError, ValueError) as error:
+            except OSError:
+                raise
+            except Exception as error:  # torch and pickle raise many kinds for a file that is something else
                 raise ValueError(f'{weights} holds no complete state dict of lpips.LPIPS(net="alex")') from error
     return network.requires_grad_(False).to(device)
 

@@ -6,6 +6,7 @@ maps images to images.
 
 import math
 import warnings
+from functools import partial
 from typing import Any
 
 import torch
@@ -110,19 +111,16 @@ class SmoothedSR(nn.Module):
             warnings.warn("the model is in train mode; smoothing wants model.eval()", UserWarning, stacklevel=2)
         tiles = grid(lr.shape[2], lr.shape[3], self.tile, self.halo)
         rank = _rank(self.agg, self.n)
+        again = self.recompute and torch.is_grad_enabled()
+        base = partial(checkpoint, self.base, use_reentrant=False) if again else self.base
         images = [
-            draws.smooth(self.base, image, tiles, self.sigma, self.n, rank, self.seed, self._batching, progress)
+            draws.smooth(base, image, tiles, self.sigma, self.n, rank, self.seed, self._batching, progress)
             for image in lr.split(1)
         ]
         return torch.cat(images).to(lr.dtype)
 
     def base(self, patches: Tensor) -> Tensor:
         """Run the base predictor on noisy patches: denoiser, network, output clamped to [0, 1]; at least float32."""
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(self._base, patches, use_reentrant=False)
-        return self._base(patches)
-
-    def _base(self, patches: Tensor) -> Tensor:
         outputs = self.model(patches if self.denoiser is None else self.denoiser(patches))
         if not (isinstance(outputs, Tensor) and outputs.ndim == 4 and len(outputs) == len(patches)):
             raise ValueError(f"the model must return (B,C,H,W), got {getattr(outputs, 'shape', type(outputs).__name__)}")

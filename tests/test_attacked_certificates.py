@@ -113,6 +113,10 @@ def test_verdicts_count_and_say():
     assert "DID NOT HOLD" in bad.text(case.certificate, 0.05)
     # Most values outside of the single bounds, where the common ones say nothing.
     assert not bad._replace(outside_at_once=0, bounded_at_once=0).holds(0.001)
+    for count, holds in ((25, True), (26, False)):  # of 256 values, .256 may be outside on average, and 25.6 with 1%
+        some = torch.zeros_like(bad.outside)
+        some.view(-1)[:count] = True
+        assert good._replace(outside=some).holds(0.001) == holds
     far = judge(case.certificate, 100 * change, 1 - served, 0.05)
     assert (far.bounded, int(far.outside.sum()), far.holds(0.05)) == (0, 0, True)
     assert "claims nothing of so large a change" in far.text(case.certificate, 0.05)

@@ -42,6 +42,14 @@ def test_bad_numbers_exit_with_2(text, capsys, photo):
     assert "--sigma" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("command", "text"), [("certify", "8"), ("upscale", "1.5"), ("evaluate", "0,8"), ("sweep", "8")])
+def test_a_sigma_in_8_bit_steps_is_told_so(command, text, capsys, photo):
+    with pytest.raises(SystemExit) as stop:
+        main([command, *(["--hr"] if command in ("evaluate", "sweep") else []), str(photo), "--sigma", text])
+    assert stop.value.code == 2
+    assert "must be at most 1, since values are in [0, 1]: write 8/255, not 8" in capsys.readouterr().err
+
+
 def test_certify_writes_what_it_says(photo, tmp_path, capsys):
     out = tmp_path / "out"
     assert main(["certify", str(photo), "-o", str(out), *QUICK, "--radius", "0.01", "0", "0.5", "--reference", str(photo)]) == 2

@@ -182,8 +182,22 @@ def test_the_strongest_tries_the_whole_set_and_judges_by_the_served_output(judge
     assert torch.equal(results[0], lr)
     assert len({result.numpy().tobytes() for result in results}) == 8  # lr, four that transfer, and PGD in three ways
     assert any(torch.equal(chosen, result) for result in results[1:])
+    parse(f"strongest:{EPS}:steps=1").apply(lr, truth(), smoothed, 3)
+    assert judged[1][2]["evaluations"] >= 4  # fewer would choose by luck
     for text in (f"fgsm:{EPS}@bare", f"bim:{EPS}:steps=2@bare"):  # whose results no seed changes
         assert any(torch.equal(parse(text).apply(lr, truth(), smoothed, 0), result) for result in results[1:5])
+
+
+def test_each_way_of_the_strongest_has_a_start_of_its_own(monkeypatch):
+    def attack(name):
+        return lambda view, lr, reference, **options: seeds.append((name, options["seed"])) or lr  # noqa: ARG005
+
+    seeds = []
+    for name in ATTACKS:
+        monkeypatch.setitem(conditions.ATTACKS, name, attack(name))
+    parse(f"strongest:{EPS}").apply(photo(), truth(), smoother(), 3)
+    assert seeds[:4] == [(name, 3) for name in ATTACKS]  # those that transfer, as they are by themselves
+    assert len({seed for name, seed in seeds if name == "pgd"}) == 4
 
 
 def test_the_options_of_the_strongest_reach_whom_they_concern(monkeypatch):

@@ -202,10 +202,11 @@ def test_lpips_names_what_is_wrong(weights, tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.pth"):
         lpips(image, image, weights=tmp_path / "nowhere.pth")
     (tmp_path / "page.pth").write_text("<html>not found</html>")
+    (tmp_path / "hello.pth").write_text("hello")  # which pickle takes for something
     torch.save({"a": torch.zeros(1)}, tmp_path / "other.pth")
     torch.save([1, 2], tmp_path / "list.pth")
     (tmp_path / "empty.pth").touch()
-    for name in ("page.pth", "other.pth", "list.pth", "empty.pth"):
+    for name in ("page.pth", "hello.pth", "other.pth", "list.pth", "empty.pth"):
         with pytest.raises(ValueError, match=rf"{name} holds no complete state dict"):
             lpips(image, image, weights=tmp_path / name)
     for shape in ((1, 4, 32, 32), (1, 3, 31, 40), (3, 32, 32)):

@@ -37,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
     lr = picture.pixels.to(device)
     with precision(args, device), reproducible(), _counter(smoothed.model):
         _require_memory(condition, smoothed, lr)
+        folder = args.output or Path(f"{args.input.stem}_attacked")
+        folder.mkdir(parents=True, exist_ok=True)  # before the work, which would be lost
         truth = None if reference is None else reference.to(device)
         attacked = _in_16_bits(lr, condition.apply(lr, truth, smoothed, args.seed))
         with torch.no_grad():
@@ -49,8 +51,9 @@ def run(args: argparse.Namespace) -> int:
     change = (attacked - lr).cpu().double()
     size = {"linf_8bit": 255 * change.abs().max().item(), "l2": change.norm().item()}
     judged = verdict.judge(certificate, change, harmed, args.beta) if certificate else None
+    nothing = " The budget is below what a 16-bit file holds." if condition.steps and not change.any() else ""
     said = [
-        f"{condition.text} changed the input by {size['linf_8bit']:.4g}/255 (linf), {size['l2']:.4g} (l2).",
+        f"{condition.text} changed the input by {size['linf_8bit']:.4g}/255 (linf), {size['l2']:.4g} (l2).{nothing}",
         attack_report.table(rows),
         f"{attack_report.words(*rows)} {_aim(condition)}".rstrip(),
     ]
@@ -58,16 +61,14 @@ def run(args: argparse.Namespace) -> int:
         said.append(judged.text(certificate, args.beta))
     print("\n" + "\n\n".join(said) + "\n")
 
-    folder = args.output or Path(f"{args.input.stem}_attacked")
-    folder.mkdir(parents=True, exist_ok=True)
     name = str(folder / args.input.stem)
     # Without alpha: what is read of an image depends on it where it is transparent, and this file must be read as it was attacked.
     images.write(f"{name}_attacked.png", Picture(attacked, None, 16, picture.icc))
-    for (_, *pair), word in ((bare, "bare"), (served, "sr")):
+    for (_, *pair), word in ((bare, "bare"), (served, "smoothed")):
         for output, end in zip(pair, ("", "_attacked"), strict=True):
             images.write(f"{name}_{word}{end}.png", like(picture, output, 8))
     figure = attack_report.panel(picture.pixels, attacked.cpu(), [bare, served], reference, judged.outside if judged else None)
-    report.save_figure(figure, Path(f"{name}_panel.png"))
+    report.save_figure(figure, Path(f"{name}_attack.png"))
     record = {
         "attack": condition.text,
         "seed": args.seed,
@@ -80,9 +81,10 @@ def run(args: argparse.Namespace) -> int:
         "certificate": judged and {"file": str(args.certificate), **judged.record(args.beta)},
         "versions": {"smoothsr": __version__, "torch": torch.__version__, "device": str(device)},
     }
-    with archive.replacing(f"{name}.json") as part:
+    with archive.replacing(f"{name}_attack.json") as part:
         part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    print(f"Wrote {name}_attacked.png (16 bits), _bare.png, _bare_attacked.png, _sr.png, _sr_attacked.png, _panel.png, .json")
+    outputs = "_bare.png, _bare_attacked.png, _smoothed.png, _smoothed_attacked.png"
+    print(f"Wrote {name}_attacked.png (16 bits), {outputs}, _attack.png (all of them), _attack.json")
     return 0 if judged is None or judged.holds(args.beta) else 1
 
 
@@ -147,9 +149,9 @@ def _aim(condition: Condition) -> str:
     """Say whom the attacks know."""
     aims = {step.bare for step in condition.steps if isinstance(step, Attack)}
     if aims == {True}:
-        return "The attack knows the bare network only; one that knows the smoothed one may harm it more (leave out @bare)."
-    if aims == {False}:
-        return "The attack is made for the smoothed network; one that is made for the bare network may harm it more (add @bare)."
+        return "The attack knows the bare network only; one that knows the smoother may harm its output more (leave out @bare)."
+    if aims == {False} and not any(step.name == "strongest" for step in condition.steps):
+        return "The attack is made for the smoothed output; one that is made for the bare network may harm that more (add @bare)."
     return ""
 
 
