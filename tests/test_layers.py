@@ -26,7 +26,7 @@ LAYERS: dict[str, set[str] | None] = {
     "metrics": set(),
     "attacks": set(),
     "degradations": set(),
-    "training": {"attacks"},
+    "training": set(),
     "ranks": set(),
     "draws": {"batching", "noise", "ranks", "tiles"},
     "error_bounds": {"bounds", "metrics", "tiles"},
