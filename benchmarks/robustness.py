@@ -39,8 +39,8 @@ TRANSFER = {
 }
 ADAPTIVE = {"adaptive": "pgd:4/255:steps=50:via=mean:draws=5"}
 WORST = "worst"  # for each image, of all attacks
-CONDITIONS = {"clean": "none", "noise .03": "noise:0.03", **TRANSFER, **ADAPTIVE}
-SETS = {"Set5": datasets.set5, "B100": datasets.b100}
+CONDITIONS = {"clean": "none", "noise .03": "noise:0.03", **TRANSFER}
+SETS = {"Set5": (datasets.set5, CONDITIONS | ADAPTIVE), "B100": (datasets.b100, CONDITIONS)}
 LABELS = {"none": "clean", TRANSFER["PGD"]: "PGD made for the bare network", WORST: "the worst of all attacks"}
 
 
@@ -55,8 +55,8 @@ def main() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     found: dict[str, list[tables.Record]] = {title: [] for title in SETS}
     for name in args.models:
-        for title, read in SETS.items():
-            study, pairs = study_of(name, args.parts), list(read())[: FEWER.get(name)]
+        for title, (read, heads) in SETS.items():
+            study, pairs = study_of(name, heads, args.parts), list(read())[: FEWER.get(name)]
             for image in tqdm([cropped(pair, CROPS[name]) for pair in pairs], desc=f"{name}, {title}", disable=None, leave=False):
                 study.measure(image)
                 found[title] += with_the_worst(study.records(image) or [])
@@ -78,7 +78,7 @@ def with_the_worst(records: Sequence[tables.Record]) -> list[tables.Record]:
     return [*records, *({**record, "condition": WORST} for record in worst)]
 
 
-def study_of(name: str, parts: Path) -> Study:
+def study_of(name: str, heads: dict[str, str], parts: Path) -> Study:
     """One network, bare and at every sigma."""
     spec = name if name.startswith("builtin") else str(datasets.folder() / "checkpoints" / f"{name}.pth")
     (parts / name).mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def study_of(name: str, parts: Path) -> Study:
         parts / name,
         {name: adapters.load(spec, scale=4).model.requires_grad_(False)},
         [Setting.of(sigma, 21, 0, 0) for sigma in SIGMAS],
-        [conditions.parse(text) for text in CONDITIONS.values()],
+        [conditions.parse(text) for text in heads.values()],
         METRICS,
         lpips_weights=datasets.folder() / "metrics" / "lpips_alex.pth",
     )
@@ -117,7 +117,7 @@ def page(found: dict[str, list[tables.Record]], figure: str) -> Iterator[str]:
         yield f"\n## {title}\n"
         yield f"{max(images.values())} images{fewer}. Bold is a network's best sigma, given with the standard error over images."
         for metric in METRICS:
-            yield from table(records, {**CONDITIONS, WORST: WORST}, metric)
+            yield from table(records, {**SETS[title][1], WORST: WORST}, metric)
 
 
 def counts(records: Iterable[tables.Record]) -> dict[str, int]:
