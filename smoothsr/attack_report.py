@@ -133,7 +133,7 @@ def panel(
         image = axes[2, column].imshow(deviation, cmap="magma", vmin=0, vmax=top, interpolation="nearest")
         axes[2, column].set_axis_off()
         largest_step, mean_step = row["largest_8bit"], row["mean_8bit"]
-        title = f"change of the output, its channel that moved most:\nlargest {largest_step:.0f}, mean of all {mean_step:.2f}"
+        title = f"change of the output (worst channel):\nlargest {largest_step:.0f}, mean of all {mean_step:.2f}"
         axes[2, column].set_title(title, fontsize=9)
     bar = figure.colorbar(image, ax=axes[2, -1], shrink=0.85, extend="max")
     bar.set_label("8-bit steps", fontsize=9)
