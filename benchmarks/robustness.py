@@ -141,10 +141,13 @@ def in_short(records: Sequence[tables.Record]) -> Iterator[str]:
             before, after = (f"{means[place][column].value:{tables.digits(column[1])}}" for place in (bare, row))
             cells.append(f"{before} to {after}")
         yield f"| {name} | {row.sigma:g} | {' | '.join(cells)} |"
+        if not row.sigma:
+            continue
         gained[name], lost[name] = (tables.change(records, row, bare, at, "psnr_y") for at in (WORST, "none"))
     helped, barely = ([name for name in gained if (gained[name].value >= 1) == big] for big in (True, False))
     yield f"\n- By a decibel or more, against attacks that know it, it helps {listed(helped, gained)}."
-    yield f"- By less, {listed(barely, gained)}."
+    unhelped = [name for name in counts(records) if name not in gained]
+    yield f"- By less, {listed(barely, gained)}." + (f" No sigma helps {', '.join(unhelped)}." if unhelped else "")
     yield f"- On clean images that sigma changes {listed([*lost], lost)}."
     yield "- It costs 21 forward passes in place of one. Behind each ± is the standard error of the mean change over images; a"
     yield "  sigma that is chosen on these images flatters them a little."

@@ -3,6 +3,7 @@
 The .npz has a format version and a digest of its content.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -16,7 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["digest", "read", "replacing", "write"]
+__all__ = ["UnreadableError", "digest", "read", "replacing", "write"]
+
+
+class UnreadableError(ValueError):
+    """A file that is something else, or only a part."""
 
 
 @contextmanager
@@ -59,7 +64,8 @@ def read(path: str | os.PathLike[str], version: int, names: Iterable[str]) -> tu
 
     Raises:
         OSError: If the file can't be read.
-        ValueError: If it is something else, of another version, or was changed.
+        UnreadableError: If it is something else, or a part.
+        ValueError: If it is of another version, or was changed.
     """
     with Path(path).open("rb") as handle:
         try:
@@ -69,7 +75,9 @@ def read(path: str | os.PathLike[str], version: int, names: Iterable[str]) -> tu
             options = json.loads(text)
             found = options.pop("format")
         except Exception as error:  # numpy, zipfile and zlib raise many kinds for a file that is something else
-            raise ValueError(f"{path} is no certificate, or a part of one") from error
+            if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)):
+                raise  # the disk, or the computer, and not the file
+            raise UnreadableError(f"{path} is no certificate, or not a whole one") from error
     if found != version:
         raise ValueError(f"{path} has format version {found}, this program reads {version}: certify again")
     if written != _content_digest(text, arrays):

@@ -82,19 +82,19 @@ def words(bare: Row, smoothed: Row, alone: Row) -> str:
     gain = 0.0 if near == far else near - far
     verdict = f"{'held better' if gain > 0 else 'did worse'} by {abs(gain):.2f} dB" if abs(gain) >= 0.005 else "made no difference"
     moved = [
-        "did not change" if row["psnr_to_clean"] is None else f"is at {_db(row['psnr_to_clean'])} to the one without attack"
+        "did not change" if row["psnr_to_clean"] is None else f"is at {_db(row['psnr_to_clean'])} to its clean one"
         for row in (smoothed, bare)
     ]
     facts = f"the smoothed output {moved[0]} (fresh noise alone: {_db(alone['psnr_to_clean'])}), the bare output {moved[1]}"
     if judged == "psnr_attacked":
         truth = f"{_db(smoothed[judged])} to the ground truth against {_db(bare[judged])}"
         before = f"without the attack {_db(smoothed['psnr_clean'])} against {_db(bare['psnr_clean'])}"
-        return f"Under this attack smoothing {verdict}: {truth}; {before}; {facts}."
-    if alone["mean_8bit"] > 0.95 * smoothed["mean_8bit"]:
-        return f"The attack moved the smoothed output no further than fresh noise does: {facts}."
+        return f"Smoothing {verdict}: {truth}; {before}; {facts}."
+    if alone["mean_8bit"] > 0.8 * smoothed["mean_8bit"]:
+        return f"The smoothed output moved hardly further than by fresh noise alone: {facts}."
     if math.isinf(gain):
-        return f"Under this attack smoothing {'held better' if gain > 0 else 'did worse'}: {facts}."
-    return f"Under this attack smoothing {verdict}: {facts}."
+        return f"Smoothing {'held better' if gain > 0 else 'did worse'}: {facts}."
+    return f"Smoothing {verdict}: {facts}."
 
 
 def panel(

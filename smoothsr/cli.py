@@ -87,7 +87,7 @@ def parser() -> argparse.ArgumentParser:
         help="measure models, bare and smoothed, on images under attacks and degradations",
         description="Write a table: rows models and sigmas, columns conditions and metrics, means over images. " + GOES_ON,
     )
-    evaluate.add_argument("--sigma", type=deviations, default=[0.0, 0.03], help="noise of each row, joined by commas, 0: bare "
+    evaluate.add_argument("--sigma", type=deviations, default=[0.0, 0.03], help="noise of each row, separated by commas; 0 is bare "
                           "(default 0,0.03)")  # fmt: skip
     evaluate.add_argument("-n", type=int, default=21, help="draws of a smoothed output (default 21)")
     _evaluation(evaluate, conditions="none,noise:0.03,pgd:4/255")
@@ -100,8 +100,8 @@ def parser() -> argparse.ArgumentParser:
     )
     sweep.add_argument("--over", default="sigma", choices=("sigma", "n", "certified"), help="what to vary (default sigma); "
                        "certified: certified PSNR over sigma, tile and halo, without --attack and --metrics")  # fmt: skip
-    sweep.add_argument("--sigma", type=deviations, help="candidates, joined by commas (default 0,.01,.02,.03,.04,.06,.08; n: .03; "
-                       "certified: .05,.1)")  # fmt: skip
+    sweep.add_argument("--sigma", type=deviations, help="candidates, separated by commas (default 0,.01,.02,.03,.04,.06,.08; "
+                       "over n: .03; certified: .05,.1)")  # fmt: skip
     sweep.add_argument("-n", type=integers, help="candidates over n (default 1,3,5,11,21,51,101), otherwise one number (21)")
     _evaluation(sweep, conditions="none,noise:0.03,pgd:4/255", several=True)
     sweep.add_argument("--radius", type=numbers, default=[0.05, 0.1], help="certified: l2 radii (default .05,.1)")
@@ -189,7 +189,10 @@ def deviation(text: str) -> float:
 
 def deviations(text: str) -> list[float]:
     """Parse 0,0.02,8/255, all of them sigmas."""
-    return [deviation(word) for word in words(text)]
+    try:
+        return [deviation(word) for word in words(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be numbers such as 0,0.02,8/255, got {text!r}") from None
 
 
 def words(text: str) -> list[str]:

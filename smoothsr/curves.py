@@ -45,5 +45,5 @@ def curves(records: Sequence[tables.Record], over: Literal["sigma", "n"]) -> "Fi
             lower = ", lower is better" if metric in tables.LOWER_IS_BETTER else ""
             axis.set(xlabel=over, ylabel=f"{metric}{lower}", title=model)
             axis.grid(alpha=0.3)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(models) + len(metrics), fontsize=8)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=len(metrics), fontsize=8)
     return figure

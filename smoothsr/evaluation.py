@@ -21,7 +21,7 @@ from smoothsr import __version__, archive, metrics
 from smoothsr.conditions import Condition, seed_of, serve
 from smoothsr.smoothing import SmoothedSR
 
-__all__ = ["METRICS", "Image", "Setting", "Study"]
+__all__ = ["METRICS", "Image", "Setting", "Study", "fingerprint"]
 
 METRICS = ("psnr", "psnr_y", "ssim", "ssim_y", "mse", "lpips")
 Record = dict[str, Any]
@@ -104,7 +104,8 @@ class Study:
         Raises:
             ValueError: If an output has NaN or not HR's shape, or is too small for a metric.
         """
-        found, seed = self._scores(image), seed_of(self.seed, image.name)
+        pixels, seed = archive.digest([image.lr, image.hr]), seed_of(self.seed, image.name)
+        found = self._read(image.name).get(pixels, {})
         for name, network in self.models.items():
             for condition in self.conditions:
                 attacked = None
@@ -118,12 +119,13 @@ class Study:
                             output = serve(model, attacked, seed_of(seed, "serving"))
                         if output.isnan().any():
                             raise ValueError(f"{name} gives NaN under {condition.text}: try another --precision")
-                        self._store(image, key, {self._stored(metric): self._score(metric, output, image) for metric in missing})
+                        scores = {self._stored(metric): self._score(metric, output, image) for metric in missing}
+                        self._store(image.name, pixels, key, scores)
                     progress()
 
     def records(self, image: Image) -> list[Record] | None:
         """Collect what is stored of an image, or None if it is not complete."""
-        stored, found = self._scores(image), list[Record]()
+        stored, found = self._read(image.name).get(archive.digest([image.lr, image.hr]), {}), list[Record]()
         for name in self.models:
             for setting in self.settings:
                 for condition in self.conditions:
@@ -142,7 +144,7 @@ class Study:
 
     @cached_property
     def _digests(self) -> dict[str, str]:
-        return {name: _digest(network) for name, network in self.models.items()}
+        return {name: fingerprint(network) for name, network in self.models.items()}
 
     def _key(self, name: str, setting: Setting, condition: Condition, image: Image) -> str:
         how = [self.agg, *setting] if setting.sigma else []
@@ -166,33 +168,27 @@ class Study:
         border = image.hr.shape[-1] // image.lr.shape[-1]
         return getattr(metrics, function)(*pair, border=border, y=bool(channel)).item()
 
-    def _scores(self, image: Image) -> Scores:
-        """Read what is stored of these pixels; those of others under the same name stay beside them."""
-        return self._read(image.name).get(_pixels(image), {})
-
-    def _store(self, image: Image, key: str, scores: Mapping[str, float]) -> None:
-        whole = self._read(image.name)  # anew, since another run may have added to it
-        whole.setdefault(_pixels(image), {}).setdefault(key, {}).update(scores)
-        with archive.replacing(self.folder / f"{image.name}.json") as part:
+    def _store(self, name: str, pixels: str, key: str, scores: Mapping[str, float]) -> None:
+        whole = self._read(name)  # anew, since another run may have added to it
+        whole.setdefault(pixels, {}).setdefault(key, {}).update(scores)
+        with archive.replacing(self.folder / f"{name}.json") as part:
             part.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
 
     def _read(self, name: str) -> dict[str, Scores]:
+        """Read the scores of each image that had this name, by the digest of its pixels."""
         path = self.folder / f"{name}.json"
         try:
             whole = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-            if not all(isinstance(values, dict) for scores in whole.values() for values in scores.values()):
-                raise ValueError("other JSON")
-        except (ValueError, AttributeError) as error:
-            raise ValueError(f"{path} holds no scores ({error}): delete it, and it will be measured again") from error
+            sound = all(isinstance(values, dict) for scores in whole.values() for values in scores.values())
+        except (ValueError, AttributeError):
+            sound = False
+        if not sound:
+            raise ValueError(f"{path} holds no scores: delete it, and it will be measured again")
         return whole
 
 
-def _pixels(image: Image) -> str:
-    return archive.digest([image.lr, image.hr])
-
-
-def _digest(network: nn.Module) -> str:
-    """Tell networks apart: by their weights, and by what is done with them."""
+def fingerprint(network: nn.Module) -> str:
+    """Tell networks apart: by their weights, and by their structure as far as repr shows it."""
     state = network.state_dict()
     structure = re.sub(r" at 0x[0-9a-f]+", "", repr(network))  # a function's address is another in every process
     return hashlib.sha256("\n".join([archive.digest(state.values()), *state, structure]).encode()).hexdigest()

@@ -47,7 +47,8 @@ def within_memory(smoothed: SmoothedSR, lr: Tensor, bytes_per_pixel: float) -> S
     pixels = patches(smoothed, lr)
     if smoothed.n * sum(pixels) * bytes_per_pixel <= LIMIT:
         return smoothed
-    size = max(1, min(FIXED, math.floor(LIMIT / (max(pixels) * bytes_per_pixel))))
+    most = smoothed._batching.batch_size or FIXED
+    size = max(1, min(most, math.floor(LIMIT / (max(pixels) * bytes_per_pixel))))
     other = copy.copy(smoothed)
     vars(other).update(recompute=True, _batching=Batching(size, smoothed._batching.convolutional))
     return other

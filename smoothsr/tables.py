@@ -11,6 +11,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from scipy.special import stdtrit
+
 __all__ = ["Mean", "Row", "best", "change", "csv_text", "digits", "is_better", "json_text", "markdown", "means", "rows", "verdicts"]
 
 Record = Mapping[str, Any]
@@ -100,7 +102,7 @@ def csv_text(records: Sequence[Record], unavailable: Iterable[str] = ()) -> str:
 
 
 def json_text(value: Any) -> str:
-    """Format as strict JSON, in which infinite scores are the string "inf"."""
+    """Format as strict JSON, in which infinite scores are the string "inf", and what is undefined is "nan"."""
 
     def strict(value: Any) -> Any:
         if isinstance(value, Mapping):
@@ -128,7 +130,7 @@ def change(records: Sequence[Record], row: Row, against: Row, condition: str, me
         if place in scores and record["condition"] == condition:
             scores[place][record["image"]] = record["scores"][metric]
     pairs = [(value, scores[against][image]) for image, value in scores[row].items()]
-    return _mean([0.0 if value == other else value - other for value, other in pairs])  # of infinite scores too
+    return _mean([0.0 if value == other else value - other for value, other in pairs])  # two infinite scores are equal
 
 
 def best(records: Sequence[Record], metric: str) -> dict[tuple[str, str], Row]:
@@ -144,24 +146,34 @@ def best(records: Sequence[Record], metric: str) -> dict[tuple[str, str], Row]:
 
 
 def verdicts(records: Sequence[Record], metric: str) -> list[str]:
-    """Say of each model and condition, in one line, what is best, and by how much it differs from the bare network."""
+    """Say of each model and condition, in one line, what is best, and how bare and smoothed differ."""
     table, lines = means(records), list[str]()
     for (model, condition), row in best(records, metric).items():
         scores = {found: columns[condition, metric].value for found, columns in table.items() if found.model == model}
-        if len(scores) > 1 and len({*scores.values()}) == 1:
+        if len(scores) > 1 and len({*scores.values()}) == 1 and math.isfinite(scores[row]):
             lines.append(f"{model}, {condition}: {metric} is {scores[row]:{digits(metric)}} in every row")
             continue
-        tiles = f", tile {row.tile}, halo {row.halo}" if row.tile else ""
-        how = f"sigma {row.sigma:g}, n {row.n}{tiles}" if row.sigma else "bare"
-        line = f"best {metric} is {scores[row]:{digits(metric)}}, {how}"
-        for bare in [found for found in scores if row.sigma and not found.sigma]:
-            gain = change(records, row, bare, condition, metric)
-            line += f"; bare {scores[bare]:{digits(metric)}}, a difference of {gain.value:+{digits(metric)}}"
-            if not math.isnan(gain.error):
-                line += f" ± {gain.error:{digits(metric)}}"
-                line += ", which these images don't tell from none" if abs(gain.value) < 2 * gain.error else ""
+        line = f"best {metric} is {scores[row]:{digits(metric)}}, {_how(row)}"
+        others = {found: score for found, score in scores.items() if bool(found.sigma) != bool(row.sigma)}
+        if others:  # the bare network against the best smoothed one
+            other = (min if metric in LOWER_IS_BETTER else max)(others, key=others.__getitem__)
+            line += f"; {_how(other)} {scores[other]:{digits(metric)}}, {_difference(records, row, other, condition, metric)}"
         lines.append(f"{model}, {condition}: {line}")
     return lines
+
+
+def _how(row: Row) -> str:
+    tiles = f", tile {row.tile}, halo {row.halo}" if row.tile else ""
+    return f"sigma {row.sigma:g}, n {row.n}{tiles}" if row.sigma else "bare"
+
+
+def _difference(records: Sequence[Record], row: Row, other: Row, condition: str, metric: str) -> str:
+    gain = change(records, row, other, condition, metric)
+    text = f"a difference of {gain.value:+{digits(metric)}}"
+    if math.isnan(gain.error):
+        return text + (" on one image" if gain.images == 1 else "")
+    told = abs(gain.value) > stdtrit(gain.images - 1, 0.975) * gain.error  # Student's t: few images tell little
+    return f"{text} ± {gain.error:{digits(metric)}}" + ("" if told else ", which these images don't tell from none")
 
 
 def is_better(metric: str, first: float, second: float) -> bool:
@@ -184,7 +196,8 @@ def _heads(table: Mapping[Row, Mapping[tuple[str, str], Mean]], unavailable: Ite
 def _mean(values: Sequence[float]) -> Mean:
     finite = all(map(math.isfinite, values))  # the PSNR of equal images isn't
     error = statistics.stdev(values) / math.sqrt(len(values)) if finite and len(values) > 1 else math.nan
-    return Mean(statistics.fmean(values), error, len(values))
+    value = math.nan if {math.inf, -math.inf} <= {*values} else statistics.fmean(values)
+    return Mean(value, error, len(values))
 
 
 def _cell(mean: Mean | None, metric: str) -> str:

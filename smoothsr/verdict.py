@@ -27,9 +27,8 @@ class Verdict(NamedTuple):
         """Tell whether the output agrees with the certificate; of those that are as promised a share .01 + alpha + beta may fail.
 
         None may be outside of the bounds that hold for all values at once. Of the other bounds a share beta of the values may be
-        outside on average, hence 100 times as many with a probability of 1% (Markov's inequality), which says nothing from a beta
-        of .01 on. About the ideal predictor,
-        one output that is made of few draws says nothing.
+        outside on average, hence 100 times as many with a probability of 1% (Markov's inequality), which says nothing where beta
+        is .01 or more. About the ideal predictor, one output that is made of few draws says nothing.
         """
         return self.predictor == "ideal" or not (self.outside_at_once or int(self.outside.sum()) > 100 * beta * self.bounded)
 

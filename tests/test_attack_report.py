@@ -26,7 +26,7 @@ def test_words_are_honest(bare, smoothed, reference, verdict):
     truth = None if reference is None else torch.full((1, 3, 12, 12), reference / 255)
     rows = attack_report.rows([*outcomes(bare, smoothed), Outcome("again", *outcomes(1, 1)[1][1:])], truth, 2)
     text = attack_report.words(*rows)
-    assert f"Under this attack smoothing {verdict}:" in text
+    assert f"Smoothing {verdict}:" in text
     assert ("ground truth" in text) == (reference is not None)
     assert "\n" not in text
     assert len({len(line) for line in attack_report.table(rows).splitlines()}) == 1
@@ -36,14 +36,14 @@ def test_words_are_honest(bare, smoothed, reference, verdict):
 def test_what_fresh_noise_does_is_not_blamed_on_the_attack(bare, smoothed, noise):
     again = Outcome("again", *outcomes(0, noise)[1][1:])
     text = attack_report.words(*attack_report.rows([*outcomes(bare, smoothed), again], None, 2))
-    assert text.startswith("The attack moved the smoothed output no further than fresh noise does: the smoothed output ")
+    assert text.startswith("The smoothed output moved hardly further than by fresh noise alone: the smoothed output ")
     assert ("the bare output did not change" in text) == (not bare)
 
 
 def test_an_output_that_does_not_change_is_said_to():
     again = Outcome("again", *outcomes(0, 1)[1][1:])
     text = attack_report.words(*attack_report.rows([*outcomes(0, 9), again], None, 2))
-    assert text.startswith("Under this attack smoothing did worse: the smoothed output is at 29.0")
+    assert text.startswith("Smoothing did worse: the smoothed output is at 29.0")
     assert text.endswith("the bare output did not change.")
     assert "inf" not in text
 

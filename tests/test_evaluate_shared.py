@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -148,4 +149,27 @@ def test_scores_of_other_pixels_are_not_those_of_an_image_that_is_still_measured
 def test_places_that_do_not_exist_are_refused(hr, tmp_path, rank, size, monkeypatch, capsys):
     monkeypatch.setenv("RANK", rank)
     monkeypatch.setenv("WORLD_SIZE", size)
-    assert f"RANK={rank} and WORLD_SIZE={size} in the environment" in error_of(capsys, evaluate(hr, tmp_path / "out"))
+    error = error_of(capsys, evaluate(hr, tmp_path / "out"))
+    assert f"from 0 to WORLD_SIZE - 1, and the environment has RANK={rank} and WORLD_SIZE={size}" in error
+
+
+def test_processes_of_several_machines_understand_each_others_notes(hr, tmp_path, monkeypatch, capsys):
+    """The same run, by other paths, on another device and with other file times."""
+    (hr / "b.png").write_text("no image")  # of process 1
+    other = tmp_path / "other"
+    shutil.copytree(hr, other, copy_function=shutil.copyfile)
+    assert as_rank(monkeypatch, 1, [*evaluate(hr, tmp_path / "out"), "--device", "cpu"]) == 0
+    assert as_rank(monkeypatch, 0, evaluate(other, hr / ".." / "out")) == 2
+    assert "b.png: can't be read" in capsys.readouterr().err
+    assert "- Left out, b: " in (tmp_path / "out" / "evaluate.md").read_text()
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "another")
+    assert as_rank(monkeypatch, 0, evaluate(other, tmp_path / "out")) == 0  # as if process 1 were still at it
+    assert "2 of 3 images done here" in capsys.readouterr().out
+
+
+def test_a_table_that_is_left_from_before_is_told_so(hr, tmp_path, capsys):
+    assert main(evaluate(hr, tmp_path / "out")) == 0
+    for path in hr.iterdir():
+        path.write_text("no image")
+    assert main(evaluate(hr, tmp_path / "out")) == 2
+    assert "evaluate.md is of an earlier run: no image could be measured" in capsys.readouterr().err

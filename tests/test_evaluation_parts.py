@@ -105,7 +105,7 @@ def test_networks_of_the_same_weights_are_told_apart(tmp_path, image):
         def extra_repr(self):
             return repr(self.function)
 
-    first, second = (evaluation._digest(Named(function)) for function in (lambda: 1, lambda: 2))
+    first, second = (evaluation.fingerprint(Named(function)) for function in (lambda: 1, lambda: 2))
     assert first == second  # but for an address, which is another in every process
 
 

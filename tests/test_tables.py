@@ -124,15 +124,31 @@ def test_verdicts_name_the_best_and_the_bare_score():
     fixed[ROWS[0]] += np.array([-5.0, 0, 5])[:, None, None]  # images differ by much more than settings do
     fixed[ROWS[1]] += np.array([-5.3, 0, 5.3])[:, None, None]
     fixed[ROWS[0]][:, 1] = 25
-    said = "net, none: best psnr is 21.00, sigma 0.03, n 5, tile 8, halo 2; bare 20.00, a difference of +1.00 ± 0.17"
-    assert tables.verdicts(made(fixed), "psnr") == [said, "net, noise:0.03: best psnr is 25.00, bare"]
+    assert tables.verdicts(made(fixed), "psnr") == [
+        "net, none: best psnr is 21.00, sigma 0.03, n 5, tile 8, halo 2; bare 20.00, a difference of +1.00 ± 0.17",
+        "net, noise:0.03: best psnr is 25.00, bare; sigma 0.03, n 5, tile 8, halo 2 21.00, a difference of +4.00 ± 3.06, "
+        "which these images don't tell from none",
+    ]
     fixed[ROWS[1]][:, 0, 0] = [25, 20, 16]
     assert tables.verdicts(made(fixed), "psnr")[0].endswith("+0.33 ± 5.49, which these images don't tell from none")
     fixed[ROWS[1]][:] = fixed[ROWS[0]]
     assert tables.verdicts(made(fixed), "psnr")[0] == "net, none: psnr is 20.00 in every row"
     one = [record for record in made(fixed) if record["image"] == "a"]
     one[2]["scores"]["psnr"] = 30.0
-    assert tables.verdicts(one, "psnr")[0].endswith("bare 15.00, a difference of +15.00")
+    assert tables.verdicts(one, "psnr")[0].endswith("bare 15.00, a difference of +15.00 on one image")
+
+
+@pytest.mark.parametrize(("images", "told"), [(2, False), (3, False), (5, True)])
+def test_few_images_need_a_larger_difference(images, told):
+    """Of three standard errors: beyond Student's t for five images, not for two or three."""
+    spread = np.array([-1.0, 1, 0, 0, 0])[:images]
+    scores = 3 * np.std(spread, ddof=1) / images**0.5 + spread
+    records = [
+        {**row._asdict(), "image": str(place), "condition": "none", "scores": {"psnr": 30 + (score if row.sigma else 0)}}
+        for place, score in enumerate(scores)
+        for row in ROWS[:2]
+    ]
+    assert tables.verdicts(records, "psnr")[0].endswith("don't tell from none") == (not told)
 
 
 def test_infinite_scores_are_strict_json():
@@ -140,6 +156,13 @@ def test_infinite_scores_are_strict_json():
     assert json.loads(text, parse_constant=pytest.fail) == {"a": ["inf", 1.5], "b": [{"c": "-inf"}, None], "path": "x"}
     same = [{**ROWS[place]._asdict(), "condition": "none", "image": "a", "scores": {"psnr": np.inf}} for place in (0, 1)]
     assert tables.change(same, ROWS[1], ROWS[0], "none", "psnr").value == 0
+    both = [
+        {**row._asdict(), "condition": "none", "image": image, "scores": {"psnr": score}}
+        for image, scores in (("a", (np.inf, 30.0)), ("b", (30.0, np.inf)))
+        for row, score in zip(ROWS, scores, strict=False)
+    ]
+    assert np.isnan(tables.change(both, ROWS[1], ROWS[0], "none", "psnr").value)
+    assert "in every row" not in tables.verdicts(both, "psnr")[0]
 
 
 def swept(over):

@@ -51,7 +51,10 @@ def run(args: argparse.Namespace) -> int:
     change = (attacked - lr).cpu().double()
     size = {"linf_8bit": 255 * change.abs().max().item(), "l2": change.norm().item()}
     judged = verdict.judge(certificate, change, harmed, args.beta) if certificate else None
-    nothing = " The budget is below what a 16-bit file holds." if condition.steps and not change.any() else ""
+    nothing = ""
+    if condition.steps and not change.any():
+        attacks = any(isinstance(step, Attack) for step in condition.steps)
+        nothing = f" Nothing: {'the budget is below what a 16-bit file holds' if attacks else 'this image is as it was'}."
     said = [
         f"{condition.text} changed the input by {size['linf_8bit']:.4g}/255 (linf), {size['l2']:.4g} (l2).{nothing}",
         attack_report.table(rows),
@@ -131,12 +134,13 @@ def _require_memory(condition: Condition, smoothed: SmoothedSR, lr: Tensor) -> N
     steps = [step for step in condition.steps if isinstance(step, Attack)]
     if lr.device.type != "cpu" or not steps:
         return  # on other devices, memory that runs out is an error
-    height, width = lr.shape[2:]
-    tiled = smoothed.tile is not None and not any(step.bare or step.name == "strongest" for step in steps)
-    needed = memory.gradient_bytes(smoothed, lr) * (max(memory.patches(smoothed, lr)) if tiled else height * width)
+    whole = any(step.bare or step.name == "strongest" for step in steps)  # through the bare network, which has no tiles
+    pixels = lr.shape[2] * lr.shape[3] if whole else max(memory.patches(smoothed, lr))
+    needed = memory.gradient_bytes(smoothed, lr) * pixels
     if needed > memory.LIMIT:
-        advice = "pass a smaller --tile" if tiled else "attack a crop"
-        raise UserError(f"the gradient of one pass, {width}x{height} pixels, would take {needed / 2**30:.1f} GiB: {advice}")
+        tile = "a smaller --tile or --halo" if smoothed.tile else "--tile 64"
+        advice = "attack a crop" if whole else f"attack a crop, or pass {tile}"
+        raise UserError(f"the gradient of one pass, {pixels} pixels, would take {needed / 2**30:.1f} GiB: {advice}")
 
 
 def _in_16_bits(lr: Tensor, attacked: Tensor) -> Tensor:

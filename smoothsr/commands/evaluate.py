@@ -144,11 +144,11 @@ def write(
 
 def honesty(args: argparse.Namespace, records: Sequence[Record]) -> list[str]:
     """What keeps a table from saying more than it may."""
-    notes, smoothed = [], {(record["model"], record["sigma"], record["n"]) for record in records if record["sigma"]}
-    if smoothed and (transfer := [text for text in args.attack if "@bare" in text]):
+    notes, rows = [], {(record["model"], record["sigma"], record["n"]) for record in records}
+    if any(sigma for _, sigma, _ in rows) and (transfer := [text for text in args.attack if "@bare" in text]):
         aims = f"{', '.join(transfer)} {'are' if len(transfer) > 1 else 'is'} made for the bare network"
         notes.append(f"{aims}: for smoothed rows a transfer attack. One that knows the smoother may harm it more: leave out @bare.")
-    if len(smoothed) > len({model for model, *_ in smoothed}):
+    if len(rows) > len({model for model, *_ in rows}):
         notes.append("A choice made on these images looks better on them than it is: measure it on others before you report it.")
     return notes
 

@@ -39,8 +39,6 @@ def shared(
     rank, ranks = _place()
     mine = paths[rank::ranks]
     notes = {path.stem: parts(args) / f"{path.stem}.error" for path in paths}
-    inputs = images.find([args.lr]) if args.lr else []
-    keys = {path.stem: _key(args, [path, *(file for file in inputs if file.stem.startswith(path.stem))]) for path in paths}
     for path in mine:
         notes[path.stem].unlink(missing_ok=True)
     with tqdm(total=len(mine) * cells, unit="output", disable=None, leave=False) as progress:
@@ -49,26 +47,29 @@ def shared(
             try:
                 work(path, progress.update)
             except FAILURES as error:
-                text = f"{keys[path.stem]}\n{message(error)}"
+                text = f"{_key(args, path)}\n{message(error)}"
                 notes[path.stem].write_text(text, encoding="utf-8", errors="backslashreplace")
-    failed = {path.stem: reason for path in paths if (reason := _reason(notes[path.stem], keys[path.stem]))}
+    failed = {path.stem: reason for path in paths if (reason := _reason(args, notes[path.stem], path))}
     for reason in dict.fromkeys(failed.values()):
         names = [name for name in failed if failed[name] == reason]
         more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         print(f"smoothsr: {', '.join(names[:3])}{more}: {reason}", file=sys.stderr)
-    records, missing = list[Record](), list[str]()
+    records = list[Record]()
     for path in [path for path in paths if path.stem not in failed]:
         try:
             found = collect(path)
-        except FAILURES:  # the process whose it is will say so
-            found = None
-        records += found or []
-        missing += [] if found else [path.stem]
-    if lost := [path.stem for path in mine if path.stem in missing]:
-        raise UserError(f"what was measured on {lost[0]} is gone: does another run write to {parts(args)}? Start again")
-    if missing:
-        print(f"{len(mine)} of {len(paths)} images done here; the process that is last to end writes the table")
-        return [], {}
+        except FAILURES:
+            if path in mine:
+                raise
+            found = None  # the process whose it is will say why
+        if not found and path in mine:
+            raise UserError(f"what was measured on {path.stem} is gone: does another run write to {parts(args)}? Start again")
+        if not found:
+            print(f"{len(mine)} of {len(paths)} images done here; the process that is last to end writes the table")
+            return [], {}
+        records += found
+    if not records and (old := results(args) / f"{args.command}.md").exists():
+        print(f"smoothsr: {old} is of an earlier run: no image could be measured", file=sys.stderr)
     return records, failed
 
 
@@ -88,20 +89,29 @@ def _place() -> tuple[int, int]:
     """Return the rank of this process, and how many there are."""
     words = [os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))]
     if not all(word.isdecimal() for word in words) or int(words[0]) >= int(words[1]):
-        raise UserError(f"RANK={words[0]} and WORLD_SIZE={words[1]} in the environment must be a number of 0.. and one above it")
+        found = f"RANK={words[0]} and WORLD_SIZE={words[1]}"
+        raise UserError(f"RANK must be a whole number from 0 to WORLD_SIZE - 1, and the environment has {found}")
     return int(words[0]), int(words[1])
 
 
-def _key(args: argparse.Namespace, files: Sequence[Path]) -> str:
-    """What a failure depends on, options and files: an earlier run's note says nothing about this one."""
-    states = [(str(file), stat.st_size, stat.st_mtime_ns) for file in files if (stat := file.stat())]
-    return hashlib.sha256(repr([sorted(vars(args).items()), states]).encode(errors="backslashreplace")).hexdigest()[:16]
+def _key(args: argparse.Namespace, path: Path) -> str:
+    """What a failure depends on, on every machine: torchrun's name of the run, options and files. An older note tells nothing."""
+    here = ("output", "device", "hr", "lr", "model", "lpips_weights")  # which may have other names elsewhere
+    inputs = [file for file in images.find([args.lr]) if file.stem.startswith(path.stem)] if args.lr else []
+    sha = hashlib.sha256(os.environ.get("TORCHELASTIC_RUN_ID", "").encode())
+    sha.update(repr(sorted((name, value) for name, value in vars(args).items() if name not in here)).encode())
+    for file in (path, *inputs):
+        try:
+            sha.update(file.read_bytes())
+        except OSError as error:
+            sha.update(repr(error.errno).encode())
+    return sha.hexdigest()[:16]
 
 
-def _reason(note: Path, key: str) -> str | None:
+def _reason(args: argparse.Namespace, note: Path, path: Path) -> str | None:
     """What a note says, unless there is none or it is of an earlier run."""
     try:
-        found, _, reason = note.read_text(encoding="utf-8").partition("\n")
+        key, _, reason = note.read_text(encoding="utf-8").partition("\n")
     except FileNotFoundError:
         return None
-    return reason if found == key else None
+    return reason if key == _key(args, path) else None

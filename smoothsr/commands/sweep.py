@@ -12,7 +12,7 @@ from smoothsr.commands import UserError, find_device, network, precision
 from smoothsr.commands.evaluate import find_images, honesty, load_models, measured, read_pair, write
 from smoothsr.commands.sharing import Progress, parts, shared
 from smoothsr.curves import curves
-from smoothsr.evaluation import Image, Record, Setting
+from smoothsr.evaluation import Image, Record, Setting, fingerprint
 
 SIGMAS = [0.0, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08]
 DRAWS = [1, 3, 5, 11, 21, 51, 101]
@@ -54,7 +54,7 @@ def certified(args: argparse.Namespace, settings: Sequence[Setting]) -> int:
         SmoothedSR(nn.Identity(), sigma, n, args.agg, tile=tile or None, halo=halo)  # refuses what it can't be made with
     paths, device = find_images(args), find_device(args.device)
     models = load_models(args, device)
-    digests = {name: archive.digest(loaded.model.state_dict().values()) for name, loaded in models.items()}
+    digests = {name: fingerprint(loaded.model) for name, loaded in models.items()}
     cells = [(name, setting) for name in models for setting in settings]
     alpha = args.alpha / len(cells)
 
@@ -94,7 +94,7 @@ def certified(args: argparse.Namespace, settings: Sequence[Setting]) -> int:
         if images > 1:
             every = f"with confidence {max(0, 1 - images * args.alpha):.10g} at least" if images * args.alpha < 1 else "with none"
             notes.append(f"A mean speaks of all {images} images at once: {every}.")
-        notes.append("Certified PSNR is of all channels and of whole images, without a border cropped.")
+        notes.append("Certified PSNR is of all channels, without a border cropped.")
         write(args, records, {}, failed, notes)
     return 2 if failed else 0
 
@@ -116,7 +116,7 @@ def _whole(file: Path) -> bool:
         Certificate.load(file)
     except FileNotFoundError:
         return False
-    except ValueError:
+    except archive.UnreadableError:
         file.unlink()
         return False
     return True
