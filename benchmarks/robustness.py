@@ -162,7 +162,7 @@ def curves(records: Sequence[tables.Record]) -> Figure:
     """Draw PSNR against sigma, an axis for each network; bars are standard errors."""
     means, names = tables.means(records), list(counts(records))
     figure = Figure(figsize=(12, 5.6), layout="constrained")
-    axes = figure.subplots(2, 4, sharex=True).flat
+    axes = figure.subplots(2, 4).flat
     for name, axis in zip(names, axes, strict=False):
         for condition, label in LABELS.items():
             found = {row.sigma: columns[condition, "psnr_y"] for row, columns in means.items() if row.model == name}
