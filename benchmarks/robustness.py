@@ -40,7 +40,11 @@ TRANSFER = {
 ADAPTIVE = {"adaptive": "pgd:4/255:steps=50:via=mean:draws=5"}
 WORST = "worst"  # for each image, of all attacks
 CONDITIONS = {"clean": "none", "noise .03": "noise:0.03", **TRANSFER}
-SETS = {"Set5": (datasets.set5, CONDITIONS | ADAPTIVE), "B100": (datasets.b100, CONDITIONS)}
+SETS = {  # images, how many of them, and conditions
+    "Set5": (datasets.set5, None, CONDITIONS | ADAPTIVE),
+    "B100": (datasets.b100, None, CONDITIONS),
+    "B100, the first five, with the adaptive attack": (datasets.b100, 5, CONDITIONS | ADAPTIVE),
+}
 LABELS = {"none": "clean", TRANSFER["PGD"]: "PGD made for the bare network", WORST: "the worst of all attacks"}
 
 
@@ -55,8 +59,8 @@ def main() -> None:
     torch.use_deterministic_algorithms(True, warn_only=True)
     found: dict[str, list[tables.Record]] = {title: [] for title in SETS}
     for name in args.models:
-        for title, (read, heads) in SETS.items():
-            study, pairs = study_of(name, heads, args.parts), list(read())[: FEWER.get(name)]
+        for title, (read, count, heads) in SETS.items():
+            study, pairs = study_of(name, heads, args.parts), list(read())[: FEWER.get(name, count)]
             for image in tqdm([cropped(pair, CROPS[name]) for pair in pairs], desc=f"{name}, {title}", disable=None, leave=False):
                 study.measure(image)
                 found[title] += with_the_worst(study.records(image) or [])
@@ -117,7 +121,7 @@ def page(found: dict[str, list[tables.Record]], figure: str) -> Iterator[str]:
         yield f"\n## {title}\n"
         yield f"{max(images.values())} images{fewer}. Bold is a network's best sigma, given with the standard error over images."
         for metric in METRICS:
-            yield from table(records, {**SETS[title][1], WORST: WORST}, metric)
+            yield from table(records, {**SETS[title][2], WORST: WORST}, metric)
 
 
 def counts(records: Iterable[tables.Record]) -> dict[str, int]:
