@@ -39,7 +39,7 @@ class SmoothedSR(nn.Module):
         seed: Makes the noise of forward the same at every call, for reproducible serving; certificates of such a smoother speak
             of the ideal median only, since an attacker may know the noise.
         recompute: Run each batch of draws once more in the backward pass rather than keep all its activations until then: gradients
-            take the memory of one batch, and about a third more time.
+            take the memory of one batch, and up to a third more time.
 
     Raises:
         TypeError: If model is not an nn.Module.
