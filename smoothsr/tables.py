@@ -173,7 +173,7 @@ def _difference(records: Sequence[Record], row: Row, other: Row, condition: str,
     if math.isnan(gain.error):
         return text + (" on one image" if gain.images == 1 else "")
     told = abs(gain.value) > stdtrit(gain.images - 1, 0.975) * gain.error  # Student's t: few images tell little
-    return f"{text} ± {gain.error:{digits(metric)}}" + ("" if told else ", which these images don't tell from none")
+    return f"{text} ± {gain.error:{digits(metric)}}" + ("" if told else ", not significant at 95%")
 
 
 def is_better(metric: str, first: float, second: float) -> bool:

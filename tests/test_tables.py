@@ -127,10 +127,10 @@ def test_verdicts_name_the_best_and_the_bare_score():
     assert tables.verdicts(made(fixed), "psnr") == [
         "net, none: best psnr is 21.00, sigma 0.03, n 5, tile 8, halo 2; bare 20.00, a difference of +1.00 ± 0.17",
         "net, noise:0.03: best psnr is 25.00, bare; sigma 0.03, n 5, tile 8, halo 2 21.00, a difference of +4.00 ± 3.06, "
-        "which these images don't tell from none",
+        "not significant at 95%",
     ]
     fixed[ROWS[1]][:, 0, 0] = [25, 20, 16]
-    assert tables.verdicts(made(fixed), "psnr")[0].endswith("+0.33 ± 5.49, which these images don't tell from none")
+    assert tables.verdicts(made(fixed), "psnr")[0].endswith("+0.33 ± 5.49, not significant at 95%")
     fixed[ROWS[1]][:] = fixed[ROWS[0]]
     assert tables.verdicts(made(fixed), "psnr")[0] == "net, none: psnr is 20.00 in every row"
     one = [record for record in made(fixed) if record["image"] == "a"]
@@ -148,7 +148,7 @@ def test_few_images_need_a_larger_difference(images, told):
         for place, score in enumerate(scores)
         for row in ROWS[:2]
     ]
-    assert tables.verdicts(records, "psnr")[0].endswith("don't tell from none") == (not told)
+    assert tables.verdicts(records, "psnr")[0].endswith("not significant at 95%") == (not told)
 
 
 def test_infinite_scores_are_strict_json():
