@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from smoothsr import adapters, archive, conditions, report, tables
+from smoothsr.curves import curves
 from smoothsr.evaluation import Image, Setting, Study
 
 CROPS = {  # side in LR pixels
@@ -66,7 +67,7 @@ def main() -> None:
                 found[title] += with_the_worst(study.records(image) or [])
     if not args.measure:
         figure = args.out.with_suffix(".png")
-        report.save_figure(curves(found["Set5"]), figure, dpi=80)
+        report.save_figure(figure_of(found["Set5"]), figure, dpi=60)
         with archive.replacing(args.out) as part:
             part.write_text("\n".join(page(found, figure.name)) + "\n", encoding="utf-8")
         print(args.out.read_text(encoding="utf-8"))
@@ -162,23 +163,11 @@ def listed(names: Sequence[str], changes: dict[str, tables.Mean]) -> str:
     return ", ".join(f"{name} ({changes[name].value:+.1f} ± {changes[name].error:.1f} dB)" for name in names) or "no network"
 
 
-def curves(records: Sequence[tables.Record]) -> Figure:
-    """Draw PSNR against sigma, an axis for each network; bars are standard errors."""
-    means, names = tables.means(records), list(counts(records))
-    figure = Figure(figsize=(12, 5.6), layout="constrained")
-    axes = figure.subplots(2, 4).flat
-    for name, axis in zip(names, axes, strict=False):
-        for condition, label in LABELS.items():
-            found = {row.sigma: columns[condition, "psnr_y"] for row, columns in means.items() if row.model == name}
-            values, errors = ([mean[place] for mean in found.values()] for place in (0, 1))
-            axis.errorbar([*found], values, errors, marker=".", capsize=2, elinewidth=0.6, label=label)
-        axis.set(title=name, xlabel="sigma (0: bare)", ylabel="PSNR of luma, dB")
-        axis.grid(alpha=0.3)
-    handles, labels = axes[0].get_legend_handles_labels()
-    for axis in axes[len(names) :]:
-        axis.set_axis_off()
-    axes[-1].legend(handles, labels, loc="center")
-    return figure
+def figure_of(records: Sequence[tables.Record]) -> Figure:
+    """Draw PSNR against sigma for each network."""
+    shown = [record for record in records if record["condition"] in LABELS]
+    named = [{**record, "condition": LABELS[record["condition"]]} for record in shown]
+    return curves([{**record, "scores": {"psnr_y": record["scores"]["psnr_y"]}} for record in named], "sigma")
 
 
 def table(records: list[tables.Record], heads: dict[str, str], metric: str) -> Iterator[str]:

@@ -12,7 +12,6 @@ costs the most. None is always the strongest (benchmarks/adaptive.py): "stronges
 of what transfers from the bare network. A bare network has no noise, so `via` and `draws` mean nothing to it.
 """
 
-import copy
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 
 from smoothsr import attacks, degradations
 from smoothsr.memory import gradient_bytes, within_memory
-from smoothsr.smoothing import SmoothedSR
+from smoothsr.smoothing import SmoothedSR, variant
 
 __all__ = ["Condition", "parse", "seed_of", "serve"]
 
@@ -135,7 +134,7 @@ def parse(text: str) -> Condition:
 
 def serve(model: nn.Module, lr: Tensor, seed: int) -> Tensor:
     """Run the bare network, or a SmoothedSR with the noise of a seed: (B,C,h,w) to (B,C,H,W) in [0, 1], differentiable."""
-    return _variant(model, seed=seed)(lr) if isinstance(model, SmoothedSR) else model(lr).clamp(0, 1)
+    return variant(model, seed=seed)(lr) if isinstance(model, SmoothedSR) else model(lr).clamp(0, 1)
 
 
 def views(model: nn.Module, lr: Tensor, draws: int, seed: int) -> dict[str, Callable[[Tensor], Tensor]]:
@@ -146,17 +145,10 @@ def views(model: nn.Module, lr: Tensor, draws: int, seed: int) -> dict[str, Call
     seeds = itertools.count(seed_of(seed, "attacker"))
     models = {"bare": model, "served": model}
     if isinstance(model, SmoothedSR):
-        smoothers = {"served": model, "mean": _variant(model, n=draws, agg="mean"), "draw": _variant(model, n=1, agg="median")}
+        smoothers = {"served": model, "mean": variant(model, n=draws, agg="mean"), "draw": variant(model, n=1, agg="median")}
         each = gradient_bytes(model, lr)
         models = {"bare": model.model} | {way: within_memory(smoother, lr, each) for way, smoother in smoothers.items()}
     return {way: partial(_seen, seen, seeds) for way, seen in models.items()}
-
-
-def _variant(model: SmoothedSR, **options: Any) -> SmoothedSR:
-    """Return the same smoother with other options; the network is shared, and what is known about its fastest batches."""
-    other = copy.copy(model)
-    vars(other).update(options)
-    return other
 
 
 def _seen(model: nn.Module, seeds: Iterator[int], lr: Tensor) -> Tensor:

@@ -1,18 +1,17 @@
 """What gradients keep in memory, and how to run a smoothed network so that they fit."""
 
-import copy
 import math
 
 import torch
 from torch import Tensor
 
 from smoothsr.batching import FIXED, Batching
-from smoothsr.smoothing import SmoothedSR
+from smoothsr.smoothing import SmoothedSR, variant
 from smoothsr.tiles import grid
 
 __all__ = ["LIMIT", "gradient_bytes", "patches", "within_memory"]
 
-LIMIT = 4 * 2**30  # bytes that the gradient of one output may keep
+LIMIT = 4 * 2**30  # bytes that one output takes without being asked to cut the image
 CORNER = 48  # pixels a side of what is measured
 
 
@@ -49,6 +48,4 @@ def within_memory(smoothed: SmoothedSR, lr: Tensor, bytes_per_pixel: float) -> S
         return smoothed
     most = smoothed._batching.batch_size or FIXED
     size = max(1, min(most, math.floor(LIMIT / (max(pixels) * bytes_per_pixel))))
-    other = copy.copy(smoothed)
-    vars(other).update(recompute=True, _batching=Batching(size, smoothed._batching.convolutional))
-    return other
+    return variant(smoothed, recompute=True, _batching=Batching(size, smoothed._batching.convolutional))

@@ -4,6 +4,7 @@ Reference: the CertSR method: pixelwise median randomized smoothing (P. Chiang e
 maps images to images.
 """
 
+import copy
 import math
 import warnings
 from functools import partial
@@ -18,7 +19,7 @@ from smoothsr.batching import Batching
 from smoothsr.certificate import Certificate
 from smoothsr.tiles import grid
 
-__all__ = ["SmoothedSR"]
+__all__ = ["SmoothedSR", "variant"]
 
 
 class SmoothedSR(nn.Module):
@@ -221,6 +222,13 @@ class SmoothedSR(nn.Module):
                 value for part in self.children() for value in part.state_dict().values() if isinstance(value, Tensor)
             ),
         )
+
+
+def variant(smoothed: SmoothedSR, **options: Any) -> SmoothedSR:
+    """Return the same smoother with other options; the network is shared, and what is known about its fastest batches."""
+    other = copy.copy(smoothed)
+    vars(other).update(options)
+    return other
 
 
 def _rank(agg: str, n: int) -> int | None:

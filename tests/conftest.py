@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
+import studied
 import torch
 
 from smoothsr import images
@@ -36,3 +37,15 @@ def photo(tmp_path):
     path.parent.mkdir()
     images.write(path, images.Picture(torch.rand(1, 3, 9, 7, generator=torch.Generator().manual_seed(0))))
     return path
+
+
+@pytest.fixture
+def image():
+    """An image of two sizes, for studies."""
+    return studied.picture()
+
+
+@pytest.fixture
+def study(tmp_path):
+    """A study of a small network, with its part files in tmp_path."""
+    return studied.study_in(tmp_path)

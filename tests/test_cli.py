@@ -169,7 +169,7 @@ def test_mistakes_are_one_line(photo, tmp_path, capsys):
 
 
 def test_huge_images_want_a_tile(photo, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("smoothsr.commands.MEMORY", 50_000)
+    monkeypatch.setattr("smoothsr.memory.LIMIT", 50_000)
     assert "--tile" in error_of(capsys, "certify", photo, "--tile", "0", "-o", tmp_path / "out")
     assert not (tmp_path / "out").exists()
     assert main(["upscale", str(photo), "-o", str(tmp_path), "-n", "21"]) == 2

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from small import counted, photo
-from studied import BARE, SCALE, SMOOTHED, network, picture, study_in
+from studied import BARE, SCALE, SMOOTHED, network
 from torch import nn
 
 from smoothsr import SmoothedSR, conditions, degradations, evaluation, metrics
@@ -18,16 +18,6 @@ def enlarged(lr):
     """What the network makes of lr, by numpy."""
     values = np.float32(0.9) * lr + np.float32(0.05)
     return values.repeat(SCALE, axis=2).repeat(SCALE, axis=3).clip(0, 1)
-
-
-@pytest.fixture
-def image():
-    return picture()
-
-
-@pytest.fixture
-def study(tmp_path):
-    return study_in(tmp_path)
 
 
 def expected(metric, output, image):

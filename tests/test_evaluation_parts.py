@@ -6,22 +6,12 @@ from dataclasses import replace
 
 import pytest
 from small import counted
-from studied import BARE, SMOOTHED, network, picture, study_in
+from studied import BARE, SMOOTHED, network
 from torch import nn
 
 from smoothsr import __version__, archive, evaluation, metrics
 from smoothsr.conditions import parse
 from smoothsr.evaluation import Setting, Study
-
-
-@pytest.fixture
-def image():
-    return picture()
-
-
-@pytest.fixture
-def study(tmp_path):
-    return study_in(tmp_path)
 
 
 def stored(study, name="photo"):

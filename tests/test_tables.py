@@ -204,3 +204,14 @@ def test_curves_of_one_image_have_no_bars(tmp_path):
     assert all(segment[0, 1] == segment[1, 1] for segment in bars.get_segments())
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["1", "5", "21"]
     figure.savefig(tmp_path / "figure.png")
+
+
+def test_many_models_and_one_metric_make_rows_of_four():
+    rows = [Row(f"net{place}", sigma, 5, 0, 0) for place in range(6) for sigma in (0.02, 0.04)]
+    one = [
+        {"image": "a", **row._asdict(), "condition": "none", "scores": {"psnr": place % 7}} for place, row in enumerate(rows)
+    ]
+    axes = curves(one, "sigma").axes
+    assert [axis.get_title() for axis in axes] == [f"net{place}" for place in range(6)]
+    assert len({round(axis.get_subplotspec().get_position(axis.figure).x0, 3) for axis in axes}) == 4
+    assert [axis.containers[0].lines[0].get_ydata().tolist() for axis in axes][:2] == [[0, 1], [2, 3]]

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from smoothsr import SmoothedSR, adapters
+from smoothsr import SmoothedSR, adapters, memory
 from smoothsr.adapters import LoadedSR
 from smoothsr.images import Picture
 
@@ -29,9 +29,6 @@ __all__ = [
     "require_memory",
     "smooth",
 ]
-
-MEMORY = 4 * 2**30  # bytes of draws or levels that a command takes without being asked to cut the image
-
 
 FAILURES = (ValueError, OSError, ImportError, MemoryError, RuntimeError)  # of one image, which do not stop the others
 
@@ -83,13 +80,13 @@ def predictor(args: argparse.Namespace) -> str:
 
 
 def require_memory(args: argparse.Namespace, picture: Picture, loaded: LoadedSR, bytes_per_value: int) -> None:
-    """Refuse what would take more than MEMORY, and say which option helps."""
+    """Refuse draws or levels that would take more than memory.LIMIT, and say which option helps."""
     _, channels, height, width = picture.pixels.shape
     pixels = height * width
     if args.command == "upscale" and args.tile:
         pixels = min(pixels, args.tile**2)
     needed = channels * pixels * loaded.scale**2 * bytes_per_value
-    if needed > MEMORY:
+    if needed > memory.LIMIT:
         advice = "pass a smaller --tile" if args.tile and args.command == "upscale" else "pass --tile 64"
         if args.command == "certify":
             advice = "pass fewer --levels, or certify a crop" if args.tile else "leave --tile at 8"
