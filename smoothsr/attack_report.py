@@ -77,24 +77,26 @@ def words(bare: Row, smoothed: Row, alone: Row) -> str:
         smoothed: Of `rows`.
         alone: The row of two smoothed outputs for the clean input: what fresh noise does without an attack.
     """
-    judged = "psnr_attacked" if "psnr_attacked" in bare else "psnr_to_clean"
-    near, far = (math.inf if row[judged] is None else row[judged] for row in (smoothed, bare))
-    gain = 0.0 if near == far else near - far
-    verdict = f"{'held better' if gain > 0 else 'did worse'} by {abs(gain):.2f} dB" if abs(gain) >= 0.005 else "made no difference"
     moved = [
         "did not change" if row["psnr_to_clean"] is None else f"is at {_db(row['psnr_to_clean'])} to its clean one"
         for row in (smoothed, bare)
     ]
     facts = f"the smoothed output {moved[0]} (fresh noise alone: {_db(alone['psnr_to_clean'])}), the bare output {moved[1]}"
-    if judged == "psnr_attacked":
-        truth = f"{_db(smoothed[judged])} to the ground truth against {_db(bare[judged])}"
-        before = f"without the attack {_db(smoothed['psnr_clean'])} against {_db(bare['psnr_clean'])}"
-        return f"Smoothing {verdict}: {truth}; {before}; {facts}."
+    if "psnr_attacked" in bare:
+        truth = f"{_db(smoothed['psnr_attacked'])} to the ground truth against {_db(bare['psnr_attacked'])}"
+        before = f"{_verdict(smoothed, bare, 'psnr_clean')}, {_db(smoothed['psnr_clean'])} against {_db(bare['psnr_clean'])}"
+        return f"Smoothing {_verdict(smoothed, bare, 'psnr_attacked')}, {truth}; without the attack it {before}; {facts}."
     if alone["mean_8bit"] > 0.8 * smoothed["mean_8bit"]:
         return f"The smoothed output moved hardly further than by fresh noise alone: {facts}."
-    if math.isinf(gain):
-        return f"Smoothing {'held better' if gain > 0 else 'did worse'}: {facts}."
-    return f"Smoothing {verdict}: {facts}."
+    return f"Smoothing {_verdict(smoothed, bare, 'psnr_to_clean')}: {facts}."
+
+
+def _verdict(smoothed: Row, bare: Row, key: str) -> str:
+    near, far = (math.inf if row[key] is None else row[key] for row in (smoothed, bare))
+    gain = 0.0 if near == far else near - far
+    if abs(gain) < 0.005:
+        return "made no difference"
+    return ("held better" if gain > 0 else "did worse") + ("" if math.isinf(gain) else f" by {abs(gain):.2f} dB")
 
 
 def panel(

@@ -100,6 +100,7 @@ def test_certificates_share_alpha_and_the_best_is_best(hr, net, tmp_path, capsys
         assert certificate.weights_digest == weights
     assert "alpha 0.04 / 4 candidates = 0.01" in printed
     assert "confidence 0.96." in printed
+    assert "agg median, fresh noise, float32" in printed
     assert "A mean speaks of all 2 images at once: with confidence 0.92 at least." in printed
     references = {"a": photo(1, 16, 20), "b": photo(2, 16, 16)}
     for record in records(out):

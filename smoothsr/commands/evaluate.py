@@ -157,7 +157,8 @@ def _made(args: argparse.Namespace) -> str:
     """How the scores were made, as far as the table's rows don't tell."""
     inputs = f"LR from {args.lr}" if args.lr else "LR reduced from HR by an antialiased bicubic kernel"
     crop = f", central crops of {args.crop}x{args.crop} LR pixels" if args.crop else ""
-    return f"smoothsr {__version__}: agg {args.agg}, seed {args.seed}, {args.precision}; {inputs}{crop}."
+    noise = "fresh noise" if getattr(args, "over", None) == "certified" else f"seed {args.seed}"
+    return f"smoothsr {__version__}: agg {args.agg}, {noise}, {args.precision}; {inputs}{crop}."
 
 
 def _unavailable(args: argparse.Namespace, device: torch.device) -> dict[str, str]:
