@@ -31,10 +31,10 @@ def gradient_bytes(smoothed: SmoothedSR, lr: Tensor) -> float:
     return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / (corner.shape[2] * corner.shape[3])
 
 
-def patches(smoothed: SmoothedSR, lr: Tensor) -> list[int]:
-    """List the pixels of each patch that the network reads of lr (1,C,h,w)."""
-    height, width = lr.shape[2:]
-    return [len(rows.gather) * len(columns.gather) for rows, columns in grid(height, width, smoothed.tile, smoothed.halo)]
+def patches(smoothed: SmoothedSR, lr: Tensor) -> tuple[int, int]:
+    """Count the patches that the network reads of lr (1,C,h,w), and the pixels of each: all are alike."""
+    tiles = grid(lr.shape[2], lr.shape[3], smoothed.tile, smoothed.halo)
+    return len(tiles), len(tiles[0].rows.gather) * len(tiles[0].columns.gather)
 
 
 def within_memory(smoothed: SmoothedSR, lr: Tensor, bytes_per_pixel: float) -> SmoothedSR:
@@ -43,9 +43,9 @@ def within_memory(smoothed: SmoothedSR, lr: Tensor, bytes_per_pixel: float) -> S
     Else return one of the same weights and options that recomputes its draws in the backward pass, so few at a time that these
     keep no more, or one by one.
     """
-    pixels = patches(smoothed, lr)
-    if smoothed.n * sum(pixels) * bytes_per_pixel <= LIMIT:
+    count, pixels = patches(smoothed, lr)
+    if smoothed.n * count * pixels * bytes_per_pixel <= LIMIT:
         return smoothed
     most = smoothed._batching.batch_size or FIXED
-    size = max(1, min(most, math.floor(LIMIT / (max(pixels) * bytes_per_pixel))))
+    size = max(1, min(most, math.floor(LIMIT / (pixels * bytes_per_pixel))))
     return variant(smoothed, recompute=True, _batching=Batching(size, smoothed._batching.convolutional))

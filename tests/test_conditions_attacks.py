@@ -55,6 +55,7 @@ OPTIONS = {
     "pgd:0.02:via=served": ({"draws": 1}, 5),
     "bim:0.02:steps=6:via=mean:draws=3": ({"steps": 6, "draws": 1}, 3),
     "pgd:0.02:via=mean": ({"draws": 1}, 5),
+    "pgd:0.02:draws=3": ({"draws": 1}, 3),
     "fgsm:0.02:via=draw:draws=4": ({"draws": 4}, 1),
     "cw:0.02:via=draw:c=2.5:steps=9": ({"c": 2.5, "steps": 9, "draws": 5}, 1),
     "cw:0.02:c=2.5:via=draw@bare": ({"c": 2.5, "draws": 1}, 1),

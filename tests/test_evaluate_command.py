@@ -263,3 +263,21 @@ def test_a_failed_write_leaves_the_table_that_was_there(hr, tmp_path, monkeypatc
     assert "disk full" in error_of(capsys, evaluate(hr, out))
     assert (out / "evaluate.md").read_bytes() == before
     assert leftovers(out) == []
+
+
+def test_transfer_attacks_are_called_so(hr, tmp_path, capsys):
+    transfer, aware = "bim:4/255:steps=1@bare", "bim:4/255:steps=1"
+    for sigma, attacks, told in (("0,0.05", f"none,{transfer}", True), ("0", transfer, False), ("0,0.05", aware, False)):
+        assert main(evaluate(hr, tmp_path / "out", "--sigma", sigma, attacks=attacks)) == 0
+        note = f"- {transfer} is made for the bare network: for smoothed rows a transfer attack."
+        assert (note in capsys.readouterr().out) == told
+
+
+def test_what_goes_wrong_after_measuring_is_told(hr, tmp_path, capsys, monkeypatch):
+    def broken(*_):
+        raise OSError("the disk is gone")
+
+    monkeypatch.setattr("smoothsr.evaluation.Study.records", broken)
+    assert error_of(capsys, evaluate(hr, tmp_path / "out")) == "smoothsr: the disk is gone\n"
+    monkeypatch.setattr("smoothsr.evaluation.Study.records", lambda *_: None)
+    assert "what was measured on a is gone: does another run write to" in error_of(capsys, evaluate(hr, tmp_path / "out"))

@@ -3,9 +3,11 @@
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
-from smoothsr import SmoothedSR, memory
+from smoothsr import SmoothedSR, conditions, memory
 from smoothsr.memory import gradient_bytes, within_memory
+from smoothsr.tiles import grid
 
 
 def network(dropout=0.0):
@@ -95,3 +97,36 @@ def test_gradients_are_made_to_fit(limit, tile, size, monkeypatch):
         assert (fitted.recompute, fitted._batching.batch_size) == (True, size)
         assert (fitted.model, fitted.sigma, fitted.n, fitted.tile, fitted.seed) == (smoothed.model, 0.1, 5, tile, 2)
         torch.testing.assert_close(fitted(photo().float()), smoothed(photo().float()))
+
+
+def test_a_batch_size_that_is_asked_for_is_not_exceeded(monkeypatch):
+    monkeypatch.setattr(memory, "LIMIT", 599)  # enough for four draws at once
+    for given, size in ((1, 1), (3, 3), (5, 4), (None, 4)):
+        assert within_memory(SmoothedSR(network(), 0.1, 5, batch_size=given), photo(), 1.0)._batching.batch_size == size
+
+
+@pytest.mark.parametrize("tile", [None, 4, 5, 30])
+def test_all_patches_are_alike(tile):
+    smoothed = SmoothedSR(network(), 0.1, 5, tile=tile, halo=2)
+    tiles = grid(12, 10, tile, 2)
+    assert {len(rows.gather) * len(columns.gather) for rows, columns in tiles} == {memory.patches(smoothed, photo())[1]}
+    assert len(tiles) == memory.patches(smoothed, photo())[0]
+
+
+def test_attacks_recompute_where_memory_would_not_do(monkeypatch):
+    def watched(*args, **options):
+        batches.append(len(args[1]))
+        return checkpoint(*args, **options)
+
+    batches = list[int]()
+    monkeypatch.setattr("smoothsr.smoothing.checkpoint", watched)
+    smoothed, lr = SmoothedSR(network().eval(), 0.1, 5).requires_grad_(False), photo(dtype=torch.float32)
+    for text in (f"pgd:4/255:steps=2:via={way}" for way in ("served", "mean", "draw")):
+        condition = conditions.parse(text)
+        kept = condition.apply(lr, None, smoothed, 3)
+        assert batches == []
+        with monkeypatch.context() as short:
+            short.setattr(memory, "LIMIT", 1)
+            assert (condition.apply(lr, None, smoothed, 3) - kept).abs().max() <= 8.1 / 255  # of the same budget
+        assert {*batches} == {1}
+        batches.clear()

@@ -1,5 +1,6 @@
 """`smoothsr sweep`: what it calls best is best, and its certificates have the alpha that a choice among them needs."""
 
+import errno
 import json
 
 import numpy as np
@@ -221,3 +222,19 @@ def test_a_broken_certificate_is_made_anew(hr, net, tmp_path):
     assert [path for path in files if path.read_bytes() != files[path]] == [broken]
     names = {f"served expected certified PSNR{end}" for end in ("", " to its own output")}
     assert {*records(tmp_path / "out")[0]["scores"]} == names
+
+
+def test_a_certificate_that_a_disk_fails_to_give_is_kept(hr, net, tmp_path, monkeypatch, capsys):
+    """Else other draws would replace it: the first ones count."""
+    command = sweep(hr, tmp_path / "out", "certified", "-m", net, *CERTIFIED)
+    assert main(command) == 0
+    files = {path: path.read_bytes() for path in (tmp_path / "out" / "parts").glob("*.npz")}
+
+    def failing(*_, **__):
+        raise OSError(errno.EIO, "input/output error")
+
+    with monkeypatch.context() as broken:
+        broken.setattr(np, "load", failing)
+        assert main(command) == 2
+    assert "smoothsr: a, b: [Errno 5] input/output error" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "out" / "parts").glob("*.npz")} == files

@@ -138,9 +138,9 @@ def test_verdicts_name_the_best_and_the_bare_score():
     assert tables.verdicts(one, "psnr")[0].endswith("bare 15.00, a difference of +15.00 on one image")
 
 
-@pytest.mark.parametrize(("images", "told"), [(2, False), (3, False), (5, True)])
+@pytest.mark.parametrize(("images", "told"), [(2, False), (3, False), (4, False), (5, True)])
 def test_few_images_need_a_larger_difference(images, told):
-    """Of three standard errors: beyond Student's t for five images, not for two or three."""
+    """Of three standard errors: beyond Student's t for five images, not for two to four."""
     spread = np.array([-1.0, 1, 0, 0, 0])[:images]
     scores = 3 * np.std(spread, ddof=1) / images**0.5 + spread
     records = [
@@ -149,6 +149,16 @@ def test_few_images_need_a_larger_difference(images, told):
         for row in ROWS[:2]
     ]
     assert tables.verdicts(records, "psnr")[0].endswith("not significant at 95%") == (not told)
+
+
+@pytest.mark.parametrize(("metric", "scores"), [("lpips", (0.1, 0.3, 0.2)), ("psnr", (30.0, 27.0, 28.0))])
+def test_a_bare_network_that_is_best_is_set_against_the_best_smoothed_one(metric, scores):
+    rows = [Row("net", 0.0, 1, 0, 0), Row("net", 0.02, 5, 0, 0), Row("net", 0.04, 5, 0, 0)]
+    one = {"image": "a", "condition": "none"}
+    records = [{**one, **row._asdict(), "scores": {metric: score}} for row, score in zip(rows, scores, strict=True)]
+    (said,) = tables.verdicts(records, metric)
+    assert f"{said.split('; ')[0]}" == f"net, none: best {metric} is {scores[0]:{tables.digits(metric)}}, bare"
+    assert said.split("; ")[1].startswith(f"sigma 0.04, n 5 {scores[2]:{tables.digits(metric)}}, a difference of ")
 
 
 def test_infinite_scores_are_strict_json():

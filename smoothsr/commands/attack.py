@@ -135,7 +135,7 @@ def _require_memory(condition: Condition, smoothed: SmoothedSR, lr: Tensor) -> N
     if lr.device.type != "cpu" or not steps:
         return  # on other devices, memory that runs out is an error
     whole = any(step.bare or step.name == "strongest" for step in steps)  # through the bare network, which has no tiles
-    pixels = lr.shape[2] * lr.shape[3] if whole else max(memory.patches(smoothed, lr))
+    pixels = lr.shape[2] * lr.shape[3] if whole else memory.patches(smoothed, lr)[1]
     needed = memory.gradient_bytes(smoothed, lr) * pixels
     if needed > memory.LIMIT:
         tile = "a smaller --tile or --halo" if smoothed.tile else "--tile 64"
