@@ -1,6 +1,8 @@
-"""Existing super-resolution networks, ready for smoothing: one call for a name or a checkpoint file."""
+"""Existing super-resolution networks, ready for smoothing: one call for a name or a checkpoint
+file.
+"""
 
-from .files import CheckpointError
+from .checkpoint import CheckpointError
 from .gray import GrayAsRGB
 from .loading import LoadedSR, available, load
 

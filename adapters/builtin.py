@@ -1,37 +1,54 @@
-"""The networks that come with the package, and every other file in their format, SRVGGNetCompact's."""
+"""The networks that come with the package, and every other file in their format,
+SRVGGNetCompact's.
+"""
 
 import re
 from math import isqrt
 from pathlib import Path
 
+from .checkpoint import CheckpointError, State
 from .compact import Compact
-from .files import CheckpointError, State
-from .fitting import Found, fill
+from .fitted import Found, fill
 
 __all__ = ["BUILTIN", "detect"]
 
-# builtin is trained with noise on its input, as smoothing wants it; builtin-clean is the same without, for comparison.
-BUILTIN = {name: Path(__file__).with_name("weights") / f"{name}.safetensors" for name in ("builtin", "builtin-clean")}
+# builtin is trained with noise on its input, as smoothing wants it; builtin-clean is the same
+# without, for comparison.
+BUILTIN = {
+    name: Path(__file__).with_name("weights") / f"{name}.safetensors"
+    for name in ("builtin", "builtin-clean")
+}
 
 
 def detect(state: State) -> Found | None:
     """Build the network of a SRVGGNetCompact state dict; None if it is another's.
 
     Raises:
-        CheckpointError: If it is one whose activation the file doesn't tell, or its shapes don't fit together.
+        CheckpointError: If it is one whose activation the file doesn't tell, or its shapes don't
+        fit together.
     """
-    if "body.0.weight" not in state or not all(re.fullmatch(r"body\.\d+\.(weight|bias)", key) for key in state):
+    if "body.0.weight" not in state or not all(
+        re.fullmatch(r"body\.\d+\.(weight|bias)", key) for key in state
+    ):
         return None
     last = max(int(key.split(".")[1]) for key in state)
     if last >= len(state):  # before a network of that length is built
-        raise CheckpointError(f"its keys reach up to body.{last}, but it holds {len(state)} tensors only")
+        raise CheckpointError(
+            f"its keys reach up to body.{last}, but it holds {len(state)} tensors only"
+        )
     features, channels = state["body.0.weight"].shape[:2]
     scale = isqrt(state.get(f"body.{last}.weight", state["body.0.weight"]).shape[0] // channels)
     convolutions = last // 2 - 1
-    if "body.1.weight" not in state and convolutions >= 0:  # PReLU is the only activation that stores anything
+    if (
+        "body.1.weight" not in state and convolutions >= 0
+    ):  # PReLU is the only activation that stores anything
         raise CheckpointError(
-            "it is a SRVGGNetCompact with ReLU or leaky ReLU, and doesn't tell which; pass arch='basicsr:SRVGGNetCompact"
-            f'{{"num_feat": {features}, "num_conv": {convolutions}, "upscale": {scale}, "act_type": "relu"}}\' (or "leakyrelu")'
+            "it is a SRVGGNetCompact with ReLU or leaky ReLU, and doesn't tell which; pass "
+            "arch='basicsr:SRVGGNetCompact"
+            f'{{"num_feat": {features}, "num_conv": {convolutions}, "upscale": {scale}, '
+            f'"act_type": "relu"}}\' (or "leakyrelu")'
         )
     name = f"SRVGGNetCompact ({features} features, {convolutions} convolutions)"
-    return Found(fill(Compact(channels, features, convolutions, scale), [state], name), name, scale, channels)
+    return Found(
+        fill(Compact(channels, features, convolutions, scale), [state], name), name, scale, channels
+    )

@@ -1,11 +1,11 @@
 """SRVGGNetCompact, the plainest super-resolution network in common use.
 
-Convolutions and PReLUs at the input's resolution, one pixel shuffle, and the nearest-neighbour enlarged input added at the
-end. The parameter names are those that BasicSR, Real-ESRGAN, spandrel, chaiNNer and ComfyUI read and write, so files travel
-between all of them and this module.
+Convolutions and PReLUs at the input's resolution, one pixel shuffle, and the nearest-neighbour
+enlarged input added at the end. The parameter names are those that BasicSR, Real-ESRGAN, spandrel,
+chaiNNer and ComfyUI read and write, so files travel between all of them and this module.
 
-Reference: X. Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure Synthetic Data", 2021
-(arXiv 2107.10833), whose code publishes this network as `SRVGGNetCompact`.
+Reference: X. Wang et al., "Real-ESRGAN: Training Real-World Blind Super-Resolution with Pure
+Synthetic Data", 2021 (arXiv 2107.10833), whose code publishes this network as `SRVGGNetCompact`.
 """
 
 import torch
@@ -29,7 +29,9 @@ class Compact(nn.Module):
         163280
     """
 
-    def __init__(self, channels: int = 3, features: int = 32, convolutions: int = 16, scale: int = 4) -> None:
+    def __init__(
+        self, channels: int = 3, features: int = 32, convolutions: int = 16, scale: int = 4
+    ) -> None:
         super().__init__()
         self.scale = scale
         layers: list[nn.Module] = [nn.Conv2d(channels, features, 3, padding=1), nn.PReLU(features)]
@@ -43,15 +45,19 @@ class Compact(nn.Module):
         out = lr
         for layer in self.body:
             out = layer(out)
-        return F.pixel_shuffle(out, self.scale) + F.interpolate(lr, scale_factor=self.scale, mode="nearest")
+        return F.pixel_shuffle(out, self.scale) + F.interpolate(
+            lr, scale_factor=self.scale, mode="nearest"
+        )
 
 
 def initialize_near_identity(model: Compact) -> None:
-    """Start every hidden convolution at identity plus its default noise, so that a deep plain network trains.
+    """Start every hidden convolution at identity plus its default noise, so that a deep plain
+    network trains.
 
-    A convolution W with an identity branch beside it computes (W + I) x, and the gradient of W is that of W + I. Training with the
-    branch and folding it into the weights afterwards is therefore the same, step for step, as starting at W + I (without
-    weight decay), and needs no second form of the network.
+    A convolution W with an identity branch beside it computes (W + I) x, and the gradient of W is
+    that of W + I. Training with the branch and folding it into the weights afterwards is therefore
+    the same, step for step, as starting at W + I (without weight decay), and needs no second form
+    of the network.
     """
     with torch.no_grad():
         for conv in model.body[2:-1]:

@@ -1,10 +1,13 @@
-"""EDSR and its sister MSRResNet, in the key format of BasicSR; and EDSR in that of torchSR and the original code.
+"""EDSR and its sister MSRResNet, in the key format of BasicSR; and EDSR in that of torchSR and the
+original code.
 
-Both are residual blocks at the input's resolution, then pixel shuffles. What a file doesn't tell is taken as the papers have it:
-EDSR works on 0..255 around the mean of DIV2K, and its large version (256 features) scales residuals by 0.1.
+Both are residual blocks at the input's resolution, then pixel shuffles. What a file doesn't tell is
+taken as the papers have it: EDSR works on 0..255 around the mean of DIV2K, and its large version
+(256 features) scales residuals by 0.1.
 
-References: B. Lim et al., "Enhanced Deep Residual Networks for Single Image Super-Resolution", CVPRW 2017 (arXiv 1707.02921);
-C. Ledig et al., "Photo-Realistic Single Image Super-Resolution Using a Generative Adversarial Network", 2017 (arXiv 1609.04802).
+References: B. Lim et al., "Enhanced Deep Residual Networks for Single Image Super-Resolution",
+CVPRW 2017 (arXiv 1707.02921); C. Ledig et al., "Photo-Realistic Single Image Super-Resolution Using
+a Generative Adversarial Network", 2017 (arXiv 1609.04802).
 """
 
 import re
@@ -15,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from .files import CheckpointError, State
-from .fitting import Found, fill
+from .checkpoint import CheckpointError, State
+from .fitted import Found, fill
 
 __all__ = ["EDSR", "MSRResNet", "detect"]
 
@@ -38,7 +41,8 @@ class ResidualBlock(nn.Module):
 
 
 class EDSR(nn.Module):
-    """Residual blocks beside a long identity, then one pixel shuffle per factor of two (or one of three).
+    """Residual blocks beside a long identity, then one pixel shuffle per factor of two (or one of
+    three).
 
     Args:
         features: Channels of every hidden layer.
@@ -68,7 +72,11 @@ class EDSR(nn.Module):
         self.body = nn.Sequential(*(ResidualBlock(features, weight) for _ in range(blocks)))
         self.conv_after_body = _conv(features, features)
         steps = [3] if scale == 3 else [2] * (scale.bit_length() - 1)
-        shuffles = [layer for step in steps for layer in (_conv(features, features * step**2), nn.PixelShuffle(step))]
+        shuffles = [
+            layer
+            for step in steps
+            for layer in (_conv(features, features * step**2), nn.PixelShuffle(step))
+        ]
         self.upsample = nn.Sequential(*shuffles)
         self.conv_last = _conv(features, 3)
 
@@ -89,7 +97,9 @@ class MSRResNet(nn.Module):
         scale: 2, 3 or 4.
     """
 
-    def __init__(self, channels: int = 3, features: int = 64, blocks: int = 16, scale: int = 4) -> None:
+    def __init__(
+        self, channels: int = 3, features: int = 64, blocks: int = 16, scale: int = 4
+    ) -> None:
         super().__init__()
         self.scale = scale
         step = 2 if scale == 4 else scale
@@ -116,7 +126,12 @@ def detect(state: State) -> Found | None:
     Raises:
         CheckpointError: If its shapes don't fit together.
     """
-    if {"head.0.weight", "body.0.body.0.weight", "tail.0.0.weight", "sub_mean.bias"} <= state.keys():
+    if {
+        "head.0.weight",
+        "body.0.body.0.weight",
+        "tail.0.0.weight",
+        "sub_mean.bias",
+    } <= state.keys():
         return _from_torchsr(state)
     if {"conv_first.weight", "body.0.conv1.weight", "conv_last.weight"} <= state.keys():
         if "conv_after_body.weight" in state and "upsample.0.weight" in state:
@@ -129,12 +144,15 @@ def detect(state: State) -> Found | None:
 def _edsr(state: State, **options: float | list[float]) -> Found:
     features, channels = state["conv_first.weight"].shape[:2]
     if channels != 3:
-        raise CheckpointError(f"it is an EDSR for {channels} channels; only those for 3 have a known mean colour")
+        raise CheckpointError(
+            f"it is an EDSR for {channels} channels; only those for 3 have a known mean colour"
+        )
     blocks = _count(state, r"body\.(\d+)\.conv1\.weight")
     steps = _count(state, r"upsample\.(\d+)\.weight")
     scale = 3 if state["upsample.0.weight"].shape[0] == 9 * features else 2**steps
     name = f"EDSR ({features} features, {blocks} blocks)"
-    network = EDSR(features, blocks, scale, weight=0.1 if features == 256 else 1.0, **options)  # type: ignore[arg-type]
+    weight = 0.1 if features == 256 else 1.0
+    network = EDSR(features, blocks, scale, weight=weight, **options)  # type: ignore[arg-type]
     return Found(fill(network, [state], name), name, scale, 3)
 
 
@@ -143,11 +161,15 @@ def _msrresnet(state: State) -> Found:
     blocks = _count(state, r"body\.(\d+)\.conv1\.weight")
     scale = 4 if "upconv2.weight" in state else isqrt(state["upconv1.weight"].shape[0] // features)
     name = f"MSRResNet ({features} features, {blocks} blocks)"
-    return Found(fill(MSRResNet(channels, features, blocks, scale), [state], name), name, scale, channels)
+    return Found(
+        fill(MSRResNet(channels, features, blocks, scale), [state], name), name, scale, channels
+    )
 
 
 def _from_torchsr(state: State) -> Found:
-    """Rename torchSR's keys to BasicSR's, and read range and mean off the stored shift of colours."""
+    """Rename torchSR's keys to BasicSR's, and read range and mean off the stored shift of
+    colours.
+    """
     last = _count(state, r"body\.(\d+)\.(?:body\.0\.)?weight") - 1
     table = [
         (r"head\.0\.", "conv_first."),
@@ -157,7 +179,9 @@ def _from_torchsr(state: State) -> Found:
         (r"tail\.0\.", "upsample."),
         (r"tail\.1\.", "conv_last."),
     ]
-    renamed = {key: value for key, value in state.items() if not key.startswith(("sub_mean.", "add_mean."))}
+    renamed = {
+        key: value for key, value in state.items() if not key.startswith(("sub_mean.", "add_mean."))
+    }
     for pattern, name in table:
         renamed = {re.sub("^" + pattern, name, key): value for key, value in renamed.items()}
     shift = -state["sub_mean.bias"]

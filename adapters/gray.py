@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from .fitting import Transparent
+from .fitted import Transparent
 
 __all__ = ["GrayAsRGB"]
 
@@ -10,8 +10,8 @@ __all__ = ["GrayAsRGB"]
 class GrayAsRGB(Transparent):
     """Give a three-channel network one gray channel three times, and average its three outputs.
 
-    The smoothing's noise must be put on the one gray channel, outside of this module: noise on three copies would be another, wrong
-    number of dimensions. The state_dict is the network's.
+    The smoothing's noise must be put on the one gray channel, outside of this module: noise on
+    three copies would be another, wrong number of dimensions. The state_dict is the network's.
 
     Args:
         network: Maps (B,3,h,w) to (B,3,s*h,s*w).

@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import nn
 
-from . import builtin, edsr, from_basicsr, spandrel, torchsr, trial
-from .files import CheckpointError, State, describe, read, spellings
-from .fitting import Found, fit
+from . import basicsr_archs, builtin, edsr, probe, spandrel, torchsr
+from .checkpoint import CheckpointError, State, describe, read, spellings
+from .fitted import Found, fit
 
 __all__ = ["LoadedSR", "available", "load"]
 
@@ -20,12 +20,14 @@ class LoadedSR:
     """A super-resolution network, and what is known of it.
 
     Args:
-        model: Maps (B,C,h,w) in [0, 1] to (B,C,s*h,s*w) in the same range but not clamped; differentiable, in eval mode.
+        model: Maps (B,C,h,w) in [0, 1] to (B,C,s*h,s*w) in the same range but not clamped;
+            differentiable, in eval mode.
         scale: Integer ratio s of output to input side.
         channels: C, of input and output.
         value_range: What white is to the network inside the model: 1 or 255.
-        multiple_of: Sides that are multiples of this need no padding inside the model. A tile and halo that are keep the windows
-            of a network (DITN, SwinIR, HAT) where they are in the whole image.
+        multiple_of: Sides that are multiples of this need no padding inside the model. A tile and
+            halo that are keep the windows of a network (DITN, SwinIR, HAT) where they are in the
+            whole image.
         minimum_size: Nor do sides of at least this.
         name: The architecture, with its main hyper-parameters.
         source: What was asked for: a name or a path.
@@ -51,22 +53,26 @@ def load(
     device: torch.device | str | None = None,
     value_range: float | None = None,
 ) -> LoadedSR:
-    """Load a super-resolution network by its name or from a checkpoint file, and find out what it is.
+    """Load a super-resolution network by its name or from a checkpoint file, and find out what it
+    is.
 
-    A file's keys and shapes tell architecture and hyper-parameters; wrappers (`params_ema`, `state_dict` ...) and prefixes
-    (`module.`, `net_g.` ...) are taken off, fp16 weights become float32, and nothing in the file is executed.
+    A file's keys and shapes tell architecture and hyper-parameters; wrappers (`params_ema`,
+    `state_dict` ...) and prefixes (`module.`, `net_g.` ...) are taken off, fp16 weights become
+    float32, and nothing in the file is executed.
 
     Args:
-        spec: "builtin", "builtin-clean", a path to a .pth, .pt, .ckpt or .safetensors file, or "torchsr:NAME@xSCALE" for torchSR's
-            own weights.
-        arch: Names the architecture of a file: "torchsr:NAME", or 'basicsr:NAME{"option": value}' for any that an installed
-            BasicSR knows. None finds out.
+        spec: "builtin", "builtin-clean", a path to a .pth, .pt, .ckpt or .safetensors file, or
+            "torchsr:NAME@xSCALE" for torchSR's own weights.
+        arch: Names the architecture of a file: "torchsr:NAME", or 'basicsr:NAME{"option": value}'
+            for any that an installed BasicSR knows. None finds out.
         scale: Needed where one file serves several scales (CARN, VDSR); checked otherwise.
         device: Where the model shall be; None is the CPU.
-        value_range: 255 for a network that wants [0, 255], which few files tell; None takes the usual one.
+        value_range: 255 for a network that wants [0, 255], which few files tell; None takes the
+            usual one.
 
     Raises:
-        CheckpointError: If the file holds no network that is known, is damaged, or is not what arch or scale say.
+        CheckpointError: If the file holds no network that is known, is damaged, or is not what arch
+        or scale say.
         OSError: If the file can't be read.
         ImportError: If a package is missing; says the pip line.
         ValueError: If arch, scale or value_range make no sense.
@@ -79,16 +85,18 @@ def load(
     source = os.fspath(spec)
     if value_range not in (None, 1, 255):
         raise ValueError(f"value_range must be 1 or 255, got {value_range}")
-    with torch.random.fork_rng(devices=[]):  # networks draw initial weights before they get the file's
+    with torch.random.fork_rng(
+        devices=[]
+    ):  # networks draw initial weights before they get the file's
         try:
             found, sha256 = _find(source, arch, scale)
             if scale not in (None, found.scale):
                 raise CheckpointError(f"it is {found.name} x{found.scale}, not x{scale}")
             found.network.to(device or "cpu")
-            found = trial.check(replace(found, value_range=float(value_range or found.value_range)))
+            found = probe.check(replace(found, value_range=float(value_range or found.value_range)))
         except CheckpointError as error:
             raise CheckpointError(f"{source}: {error}") from error
-        doubt = trial.doubt(found) if value_range is None else None
+        doubt = probe.doubt(found) if value_range is None else None
     if doubt:
         warnings.warn(f"{source}: {doubt}", stacklevel=2)
     return LoadedSR(
@@ -116,11 +124,19 @@ def available() -> list[tuple[str, str, str]]:
         ("builtin", "SRVGGNetCompact x4, trained with noise for smoothing", ""),
         ("builtin-clean", "the same network, trained without noise, for comparison", ""),
         (file, "SRVGGNetCompact, EDSR, MSRResNet; EDSR of torchSR", ""),
-        (file, "the 42 architectures of spandrel: ESRGAN, SwinIR, HAT, DAT, SPAN, SAFMN, RCAN ...", "load"),
+        (
+            file,
+            "the 42 architectures of spandrel: ESRGAN, SwinIR, HAT, DAT, SPAN, SAFMN, RCAN ...",
+            "load",
+        ),
         (file, "NinaSR, CARN (with scale), RCAN, RDN, VDSR (with scale)", "torchsr"),
         ("torchsr:NAME@xSCALE", f"torchSR's own weights: {', '.join(torchsr.NAMES)}", "torchsr"),
         (file + " and arch='torchsr:NAME'", "a file for one of these", "torchsr"),
-        (file + " and arch='basicsr:NAME{...}'", "any architecture of an installed BasicSR, options in JSON", "basicsr"),
+        (
+            file + " and arch='basicsr:NAME{...}'",
+            "any architecture of an installed BasicSR, options in JSON",
+            "basicsr",
+        ),
     ]
 
 
@@ -129,25 +145,34 @@ def _find(source: str, arch: str | None, scale: int | None) -> tuple[Found, str 
     if family not in ("", "torchsr", "basicsr") or (arch and not rest):
         raise ValueError(f"arch must be torchsr:NAME or basicsr:NAME{{...}}, got {arch}")
     if source.startswith("basicsr:"):
-        raise ValueError(f"{source} names an architecture without weights; pass a file of them and arch='{source}'")
+        raise ValueError(
+            f"{source} names an architecture without weights; pass a file of them and "
+            f"arch='{source}'"
+        )
     if source.startswith("torchsr:"):
         if arch:
-            raise ValueError(f"arch goes with a file, but {source} is none; leave arch={arch!r} out")
+            raise ValueError(
+                f"arch goes with a file, but {source} is none; leave arch={arch!r} out"
+            )
         return torchsr.pretrained(source.removeprefix("torchsr:"), scale), None
     path = builtin.BUILTIN.get(source, source)
     if not os.path.exists(path):
-        raise FileNotFoundError(f"no file {source}; names of networks are {', '.join(builtin.BUILTIN)} and torchsr:NAME@xSCALE")
+        raise FileNotFoundError(
+            f"no file {source}; names of networks are {', '.join(builtin.BUILTIN)} and "
+            "torchsr:NAME@xSCALE"
+        )
     state, sha256 = read(path)
     states = spellings(state)
     if family == "torchsr":
         return torchsr.build(rest, states, scale), sha256
     if family == "basicsr":
-        return from_basicsr.build(rest, states, scale), sha256
+        return basicsr_archs.build(rest, states, scale), sha256
     found = _detect(states, scale) or spandrel.detect(states)
     if found:
         return found, sha256
     raise CheckpointError(
-        f"no known network has its keys: {describe(states[-1])}; pass arch='torchsr:NAME' or arch='basicsr:NAME{{...}}', or build "
+        f"no known network has its keys: {describe(states[-1])}; pass arch='torchsr:NAME' or "
+        f"arch='basicsr:NAME{{...}}', or build "
         "the network yourself and give it to SmoothedSR"
     )
 
@@ -160,7 +185,9 @@ def _detect(states: Sequence[State], scale: int | None) -> Found | None:
             raise
         except Exception as error:  # known keys, but shapes that no hyper-parameters explain
             reason = f"{type(error).__name__} {' '.join(str(error).split())[:160]}"
-            raise CheckpointError(f"its tensors have known keys and unknown shapes ({reason}): {describe(state)}") from error
+            raise CheckpointError(
+                f"its tensors have known keys and unknown shapes ({reason}): {describe(state)}"
+            ) from error
         if found:
             return found
     return None

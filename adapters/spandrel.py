@@ -1,7 +1,8 @@
-"""The 42 architectures that the package spandrel knows by their keys: ESRGAN, SwinIR, HAT, DAT, SPAN, SAFMN and so on.
+"""The 42 architectures that the package spandrel knows by their keys: ESRGAN, SwinIR, HAT, DAT,
+SPAN, SAFMN and so on.
 
-spandrel's own descriptor runs without gradients and clamps its output, so only its detection and its networks are used here; what
-sides a network wants is kept by `Fitted`.
+spandrel's own descriptor runs without gradients and clamps its output, so only its detection and
+its networks are used here; what sides a network wants is kept by `Fitted`.
 """
 
 import warnings
@@ -11,14 +12,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .files import CheckpointError, State, describe
-from .fitting import Found
+from .checkpoint import CheckpointError, State, describe
+from .fitted import Found
 
 __all__ = ["detect", "from_descriptor"]
 
 
 def detect(states: Sequence[State]) -> Found | None:
-    """Build the network that spandrel sees in the first of the state dicts in which it sees any; None if in none.
+    """Build the network that spandrel sees in the first of the state dicts in which it sees any;
+    None if in none.
 
     Raises:
         CheckpointError: If spandrel can't build what it sees, or it is no image-to-image network.
@@ -28,7 +30,8 @@ def detect(states: Sequence[State]) -> Found | None:
         import spandrel
     except ImportError as error:
         raise ImportError(
-            f"the package itself knows no network with the keys {describe(states[-1])}; spandrel knows 42 more architectures: "
+            f"the package itself knows no network with the keys {describe(states[-1])}; "
+            "spandrel knows 42 more architectures: "
             'pip install "smoothsr[load]"'
         ) from error
 
@@ -40,22 +43,29 @@ def detect(states: Sequence[State]) -> Found | None:
 
 
 def from_descriptor(descriptor: Any) -> Found:
-    """Take the network out of a spandrel descriptor, as it is, with the sides that the descriptor says it wants.
+    """Take the network out of a spandrel descriptor, as it is, with the sides that the descriptor
+    says it wants.
 
     Raises:
-        CheckpointError: If it is no image-to-image network, or makes more or fewer channels than it takes.
+        CheckpointError: If it is no image-to-image network, or makes more or fewer channels than it
+        takes.
     """
     from spandrel import ImageModelDescriptor
 
     name = descriptor.architecture.name
     if not isinstance(descriptor, ImageModelDescriptor):
-        raise CheckpointError(f"it is {name}, an inpainting network, which wants a mask beside the image")
+        raise CheckpointError(
+            f"it is {name}, an inpainting network, which wants a mask beside the image"
+        )
     if descriptor.input_channels != descriptor.output_channels:
         channels = f"{descriptor.input_channels} channels to {descriptor.output_channels}"
-        raise CheckpointError(f"it is {name} from {channels}; only networks with as many out as in are supported")
+        raise CheckpointError(
+            f"it is {name} from {channels}; only networks with as many out as in are supported"
+        )
     tags = f" ({', '.join(descriptor.tags)})" if descriptor.tags else ""
     size = descriptor.size_requirements
-    # The default way to call is a lambda in spandrel's descriptor module, which can't be pickled; it is network(x).
+    # The default way to call is a lambda in spandrel's descriptor module, which can't be pickled;
+    # it is network(x).
     call = descriptor._call_fn
     return Found(
         descriptor.model,
@@ -73,12 +83,15 @@ def from_descriptor(descriptor: Any) -> Found:
 def _build(architecture: Any, state: State) -> Found:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the code of the architectures, which is nothing that a user could mend
+            warnings.simplefilter(
+                "ignore"
+            )  # about the code of the architectures, which is nothing that a user could mend
             descriptor = architecture.load(dict(state))
     except Exception as error:  # whatever the reading of hyper-parameters off odd shapes raises
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"its keys are of {architecture.name}, but it can't be built: {reason}; pass arch='basicsr:NAME{{...}}' for another"
+            f"its keys are of {architecture.name}, but it can't be built: {reason}; pass "
+            f"arch='basicsr:NAME{{...}}' for another"
         ) from error
     found = from_descriptor(descriptor)
     _make_differentiable(found.network)
@@ -86,7 +99,9 @@ def _build(architecture: Any, state: State) -> Found:
 
 
 def _make_differentiable(network: nn.Module) -> None:
-    """Replace PLKSR's layers that write into their input in eval mode, which autograd refuses, by equal ones that don't."""
+    """Replace PLKSR's layers that write into their input in eval mode, which autograd refuses, by
+    equal ones that don't.
+    """
     for parent in list(network.modules()):
         child: Any
         for name, child in parent.named_children():

@@ -1,6 +1,8 @@
-"""Networks of the package torchSR: NinaSR, CARN, RCAN, RDN and VDSR by the keys of a file, and all of its names.
+"""Networks of the package torchSR: NinaSR, CARN, RCAN, RDN and VDSR by the keys of a file, and all
+of its names.
 
-Reference: G. Gouvine, "NinaSR: efficient small and large convnets for super-resolution", https://github.com/Coloquinte/torchSR
+Reference: G. Gouvine, "NinaSR: efficient small and large convnets for super-resolution",
+https://github.com/Coloquinte/torchSR
 """
 
 import re
@@ -11,12 +13,23 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from .files import CheckpointError, State
-from .fitting import Found, fill
+from .checkpoint import CheckpointError, State
+from .fitted import Found, fill
 
 __all__ = ["NAMES", "build", "detect", "pretrained"]
 
-NAMES = ("carn", "carn_m", "edsr", "edsr_baseline", "ninasr_b0", "ninasr_b1", "ninasr_b2", "rcan", "rdn", "vdsr")
+NAMES = (
+    "carn",
+    "carn_m",
+    "edsr",
+    "edsr_baseline",
+    "ninasr_b0",
+    "ninasr_b1",
+    "ninasr_b2",
+    "rcan",
+    "rdn",
+    "vdsr",
+)
 
 
 class Recipe(NamedTuple):
@@ -49,7 +62,9 @@ def detect(state: State, scale: int | None) -> Found | None:
         raise
     options = {**recipe.options, "scale": recipe.options["scale"] or _needed(recipe.kind, scale)}
     name = f"torchSR {recipe.kind}"
-    return _found(fill(getattr(module, recipe.kind)(**options), [state], name), name, options["scale"])
+    return _found(
+        fill(getattr(module, recipe.kind)(**options), [state], name), name, options["scale"]
+    )
 
 
 def build(spec: str, states: Sequence[State], scale: int | None) -> Found:
@@ -70,7 +85,8 @@ def build(spec: str, states: Sequence[State], scale: int | None) -> Found:
 
 
 def pretrained(spec: str, scale: int | None) -> Found:
-    """Build the network that spec names (after `torchsr:`), with the weights that torchSR publishes, which it downloads once.
+    """Build the network that spec names (after `torchsr:`), with the weights that torchSR
+    publishes, which it downloads once.
 
     Raises:
         CheckpointError: If there are none, or they can't be had.
@@ -85,13 +101,16 @@ def pretrained(spec: str, scale: int | None) -> Found:
     except Exception as error:  # no such file, no network, a broken download
         reason = " ".join(str(error).split())[:160]
         raise CheckpointError(
-            f"torchSR's weights for {name} x{scale} can't be had ({reason}); pass a file of them and arch='torchsr:{name}@x{scale}'"
+            f"torchSR's weights for {name} x{scale} can't be had ({reason}); pass a file of "
+            f"them and arch='torchsr:{name}@x{scale}'"
         ) from error
     return _found(network, f"torchSR {name}", scale)
 
 
 def _recognize(state: State) -> Recipe | None:
-    """Tell torchSR's architectures by keys that only they have, and read their hyper-parameters off the shapes."""
+    """Tell torchSR's architectures by keys that only they have, and read their hyper-parameters off
+    the shapes.
+    """
 
     def outputs(key: str) -> int:
         return state[f"{key}.weight"].shape[0]
@@ -107,22 +126,50 @@ def _recognize(state: State) -> Recipe | None:
     sizes: dict[str, Any]
     if has("sfe1", "rdbs.0.layers.0.conv", "rdbs.0.lff", "upscale.0", "output"):
         growth = outputs("rdbs.0.layers.0.conv")
-        sizes = {"G0": outputs("sfe1"), "D": count(r"rdbs\.(\d+)\."), "C": count(r"rdbs\.0\.layers\.(\d+)\."), "G": growth}
-        return Recipe("rdn", "RDN", {"scale": 4 if has("upscale.2") else isqrt(outputs("upscale.0") // growth), **sizes})
+        sizes = {
+            "G0": outputs("sfe1"),
+            "D": count(r"rdbs\.(\d+)\."),
+            "C": count(r"rdbs\.0\.layers\.(\d+)\."),
+            "G": growth,
+        }
+        return Recipe(
+            "rdn",
+            "RDN",
+            {"scale": 4 if has("upscale.2") else isqrt(outputs("upscale.0") // growth), **sizes},
+        )
     if has("head.1", "body.0.body.2.body.1", "tail.0"):
         features = outputs("head.1")
-        sizes = {"n_resblocks": count(r"body\.(\d+)\."), "n_feats": features, "expansion": outputs("body.0.body.0") / features}
+        sizes = {
+            "n_resblocks": count(r"body\.(\d+)\."),
+            "n_feats": features,
+            "expansion": outputs("body.0.body.0") / features,
+        }
         return Recipe("ninasr", "NinaSR", {"scale": isqrt(outputs("tail.0") // 3), **sizes})
     if has("head.0", "tail.0.0", "tail.1", "sub_mean"):
         features = outputs("head.0")
-        sizes = {"n_feats": features, "scale": 3 if outputs("tail.0.0") == 9 * features else 2 ** count(r"tail\.0\.(\d+)\.")}
+        sizes = {
+            "n_feats": features,
+            "scale": 3 if outputs("tail.0.0") == 9 * features else 2 ** count(r"tail\.0\.(\d+)\."),
+        }
         blocks = count(r"body\.(\d+)\.body\.")
         if not has("body.0.body.0.body.3.conv_du.0"):
-            return Recipe("edsr", "EDSR", {"n_resblocks": blocks, "res_scale": 0.1 if features == 256 else 1.0, **sizes})
+            return Recipe(
+                "edsr",
+                "EDSR",
+                {"n_resblocks": blocks, "res_scale": 0.1 if features == 256 else 1.0, **sizes},
+            )
         sizes |= {"n_resgroups": blocks, "n_resblocks": count(r"body\.0\.body\.(\d+)\.body\.")}
-        return Recipe("rcan", "RCAN", {"reduction": features // outputs("body.0.body.0.body.3.conv_du.0"), **sizes})
+        return Recipe(
+            "rcan",
+            "RCAN",
+            {"reduction": features // outputs("body.0.body.0.body.3.conv_du.0"), **sizes},
+        )
     if has("body.0", "body.2", "sub_mean", "add_mean"):
-        sizes = {"n_resblocks": count(r"body\.(\d+)\."), "n_feats": outputs("body.0"), "pretrained": False}
+        sizes = {
+            "n_resblocks": count(r"body\.(\d+)\."),
+            "n_feats": outputs("body.0"),
+            "pretrained": False,
+        }
         return Recipe("vdsr", "VDSR", {"scale": None, **sizes})
     return None
 
@@ -130,7 +177,10 @@ def _recognize(state: State) -> Recipe | None:
 def _parse(spec: str, scale: int | None) -> tuple[str, int | None]:
     match = re.fullmatch(r"(\w+?)(?:@x(\d+))?", spec)
     if match is None or match[1] not in NAMES:
-        raise ValueError(f"torchsr:{spec} must be torchsr:NAME or torchsr:NAME@xSCALE, with a NAME of {', '.join(NAMES)}")
+        raise ValueError(
+            f"torchsr:{spec} must be torchsr:NAME or torchsr:NAME@xSCALE, with a NAME of "
+            f"{', '.join(NAMES)}"
+        )
     named = int(match[2]) if match[2] else None
     if named and scale and named != scale:
         raise ValueError(f"torchsr:{spec} contradicts scale={scale}")
@@ -139,20 +189,31 @@ def _parse(spec: str, scale: int | None) -> tuple[str, int | None]:
 
 def _needed(name: str, scale: int | None) -> int:
     if scale is None:
-        raise CheckpointError(f"nothing tells which scale {name} is for; pass scale=2, 3 or 4 (-s on the command line)")
+        raise CheckpointError(
+            f"nothing tells which scale {name} is for; pass scale=2, 3 or 4 (-s on the "
+            "command line)"
+        )
     return scale
 
 
 def _found(network: nn.Module, name: str, scale: int) -> Found:
-    # VDSR works in the units of its colour shift, which is part of the file; EDSR and RCAN bring theirs to [0, 1] themselves.
+    # VDSR works in the units of its colour shift, which is part of the file; EDSR and RCAN bring
+    # theirs to [0, 1] themselves.
     state = network.state_dict()
-    wide = "head.0.weight" not in state and "sub_mean.bias" in state and bool(state["sub_mean.bias"].abs().max() > 1)
+    wide = (
+        "head.0.weight" not in state
+        and "sub_mean.bias" in state
+        and bool(state["sub_mean.bias"].abs().max() > 1)
+    )
     return Found(network, name, scale, 3, value_range=255.0 if wide else 1.0)
 
 
 def _installed(module: str | None, name: str) -> Any:
-    # torchsr.models.edsr, the attribute, is a function; the module of that name is to be had by import_module alone.
+    # torchsr.models.edsr, the attribute, is a function; the module of that name is to be had by
+    # import_module alone.
     try:
         return import_module(f"torchsr.models.{module}" if module else "torchsr.models")
     except ImportError as error:
-        raise ImportError(f'{name} needs the package torchsr: pip install "smoothsr[torchsr]"') from error
+        raise ImportError(
+            f'{name} needs the package torchsr: pip install "smoothsr[torchsr]"'
+        ) from error

@@ -1,20 +1,27 @@
-"""Does any attack leave a certificate? Attacks of all kinds against certificates of the same smoother.
+"""Does any attack leave a certificate? Attacks of all kinds against certificates of the same
+smoother.
 
     python benchmarks/certified_attacks.py [--attacks 200] [--certificates 10] [--shrink 0.5]
 
-Each attack has a kind, norm, loss (of the whole output or one value), budget up to 1.25 sigma, number of restarts and way to see
-the smoother (its median, the mean of draws, single draws, the bare network) drawn at random. Bounds are those for the attack's norm
-on each tile's patch, with alpha .001 and beta .05. Counted are
+Each attack has a kind, norm, loss (of the whole output or one value), budget up to 1.25 sigma,
+number of restarts and way to see the smoother (its median, the mean of draws, single draws, the
+bare network) drawn at random. Bounds are those for the attack's norm on each tile's patch, with
+alpha .001 and beta .05. Counted are
 
-- ideal: attacks after which the ideal median of some value is outside of its bounds. None may be. On LinearSR the median is known;
-  that of the built-in network is between two order statistics of further draws at the attacked input, for all values and attacks at
-  once but for a probability of alpha, and is outside only where the whole interval is. Used is the largest share of the way
-  from the middle between a value's bounds to half a step beyond them that the median has certainly gone: above 1 it is outside;
-- each value: served outputs of which one value is outside, the one whose ideal median came closest to its bound; beside the
-  largest count that agrees with a probability of beta (it is exceeded in 1 of 1000 runs of a promise that is just kept);
-- all at once: served outputs of which any value is outside of the bounds that hold for all values at once, likewise.
+- ideal: attacks after which the ideal median of some value is outside of its bounds. None may be.
+  On LinearSR the median is known; that of the built-in network is between two order statistics of
+  further draws at the attacked input, for all values and attacks at once but for a probability of
+  alpha, and is outside only where the whole interval is. Used is the largest share of the way from
+  the middle between a value's bounds to half a step beyond them that the median has certainly gone:
+  above 1 it is outside;
+- each value: served outputs of which one value is outside, the one whose ideal median came closest
+  to its bound; beside the largest count that agrees with a probability of beta (it is exceeded in 1
+  of 1000 runs of a promise that is just kept);
+- all at once: served outputs of which any value is outside of the bounds that hold for all values
+at once, likewise.
 
---shrink takes the bounds at that share of each norm, as a mistaken certificate would have them, and must find them broken.
+--shrink takes the bounds at that share of each norm, as a mistaken certificate would have them, and
+must find them broken.
 """
 
 import argparse
@@ -29,10 +36,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from smoothsr import Certificate, SmoothedSR, adapters, attacks, images
-from smoothsr.conditions import views
-from smoothsr.tiles import grid
-from smoothsr.verdict import bounds_under
+from smoothsr import Certificate, SmoothedSR, adapters, attacks
+from smoothsr.certificates.check import bounds_under
+from smoothsr.engine.tiles import grid
+from smoothsr.evaluation.conditions import views
+from smoothsr.files import images
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from oracles import LinearSR, Truth, allowed, gentle, truth
@@ -46,7 +54,9 @@ NETWORKS = ("LinearSR", "builtin")
 
 
 class Case(NamedTuple):
-    """A smoother, an image (1,C,h,w), its certificate, and the smoother's truth where it is known."""
+    """A smoother, an image (1,C,h,w), its certificate, and the smoother's truth where it is
+    known.
+    """
 
     smoothed: SmoothedSR
     lr: Tensor
@@ -66,14 +76,28 @@ class Seen(NamedTuple):
 
 def main() -> None:
     """Print a row for each network and promise."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--network", nargs="+", default=NETWORKS, choices=NETWORKS)
     parser.add_argument("--attacks", type=int, default=200, help="on each network (default 200)")
-    parser.add_argument("--certificates", type=int, default=10, help="of each network, one an image (default 10)")
-    parser.add_argument("--steps", type=int, default=10, help="of each iterated attack (default 10)")
-    parser.add_argument("--shrink", type=float, default=1.0, help="take bounds at this share of each norm (default 1)")
+    parser.add_argument(
+        "--certificates", type=int, default=10, help="of each network, one an image (default 10)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=10, help="of each iterated attack (default 10)"
+    )
+    parser.add_argument(
+        "--shrink",
+        type=float,
+        default=1.0,
+        help="take bounds at this share of each norm (default 1)",
+    )
     args = parser.parse_args()
-    print("| network | promise | bounded | trials | outside | allowed | used |\n|---|---|---|---|---|---|---|")
+    print(
+        "| network | promise | bounded | trials | outside | allowed | used "
+        "|\n|---|---|---|---|---|---|---|"
+    )
     broken = False
     for name in args.network:
         made = [prepare(name, index) for index in range(args.certificates)]
@@ -81,7 +105,14 @@ def main() -> None:
         seen = list[Seen]()
         for number in numbers:
             case = made[number % len(made)]
-            seen.append(confront(case, attack(case.smoothed, case.lr, number, args.steps), args.attacks, args.shrink))
+            seen.append(
+                confront(
+                    case,
+                    attack(case.smoothed, case.lr, number, args.steps),
+                    args.attacks,
+                    args.shrink,
+                )
+            )
         broken |= print_rows(name, seen)
     if broken:
         sys.exit("a promise was broken")
@@ -90,11 +121,23 @@ def main() -> None:
 def prepare(name: str, index: int) -> Case:
     """Certify the index-th image for a network."""
     if name == "LinearSR":
-        smoothed, lr = SmoothedSR(LinearSR(), 0.1, tile=4, halo=1, batch_size=500), gentle(index, side=8)
-        return Case(smoothed, lr, smoothed.certify(lr, alpha=ALPHA), truth(smoothed.model, (1, 1, 8, 8), 4, 1))
-    smoothed = SmoothedSR(adapters.load("builtin").model.requires_grad_(False), 0.05, tile=8, halo=2)
+        smoothed, lr = (
+            SmoothedSR(LinearSR(), 0.1, tile=4, halo=1, batch_size=500),
+            gentle(index, side=8),
+        )
+        return Case(
+            smoothed,
+            lr,
+            smoothed.certify(lr, alpha=ALPHA),
+            truth(smoothed.model, (1, 1, 8, 8), 4, 1),
+        )
+    smoothed = SmoothedSR(
+        adapters.load("builtin").model.requires_grad_(False), 0.05, tile=8, halo=2
+    )
     top, left = np.random.default_rng(index).integers(0, (56, 48))
-    lr = images.read(Path(__file__).parents[1] / "examples/cat.png").pixels[..., top : top + 8, left : left + 16]
+    lr = images.read(Path(__file__).parents[1] / "examples/cat.png").pixels[
+        ..., top : top + 8, left : left + 16
+    ]
     return Case(smoothed, lr, smoothed.certify(lr, alpha=ALPHA), None)
 
 
@@ -103,10 +146,17 @@ def attack(smoothed: SmoothedSR, lr: Tensor, number: int, steps: int) -> Tensor:
     rng = np.random.default_rng(number)
     way, norm = str(rng.choice(["served", "mean", "draw", "bare"])), str(rng.choice(["l2", "linf"]))
     restarts = int(rng.integers(1, 4))
-    kinds: list[Any] = [attacks.fgsm, partial(attacks.bim, steps=steps), partial(attacks.pgd, steps=steps, restarts=restarts)]
+    kinds: list[Any] = [
+        attacks.fgsm,
+        partial(attacks.bim, steps=steps),
+        partial(attacks.pgd, steps=steps, restarts=restarts),
+    ]
     kind = [*kinds, partial(attacks.cw, steps=steps)][rng.integers(4)]
     radius = smoothed.sigma * rng.choice(RADII)
-    most = max(tile.pixels for tile in grid(lr.shape[2], lr.shape[3], smoothed.tile, smoothed.halo)) * lr.shape[1]
+    most = (
+        max(tile.pixels for tile in grid(lr.shape[2], lr.shape[3], smoothed.tile, smoothed.halo))
+        * lr.shape[1]
+    )
     view = views(smoothed, lr, 5, number)[way]
     place, sign = rng.random(), rng.choice([-1, 1])
 
@@ -114,7 +164,11 @@ def attack(smoothed: SmoothedSR, lr: Tensor, number: int, steps: int) -> Tensor:
         change = (output - reference).flatten(1)
         return sign * change[:, int(place * change.shape[1])]
 
-    options = {"norm": norm, "eps": float(radius if norm == "l2" else radius / most**0.5), "draws": 5 if way == "draw" else 1}
+    options = {
+        "norm": norm,
+        "eps": float(radius if norm == "l2" else radius / most**0.5),
+        "draws": 5 if way == "draw" else 1,
+    }
     return kind(view, lr, loss=one_value if rng.random() < 0.5 else "l2", seed=number, **options)
 
 
@@ -126,7 +180,9 @@ def confront(case: Case, attacked: Tensor, count: int, shrink: float = 1.0) -> S
     if exact:
         low = high = exact.output(attacked) / 255
     else:  # a certificate of the attacked image at radius 0
-        low, high = smoothed.certify(attacked, n=CHECK, alpha=ALPHA / count, levels=2).bounds(0.0, "ideal")
+        low, high = smoothed.certify(attacked, n=CHECK, alpha=ALPHA / count, levels=2).bounds(
+            0.0, "ideal"
+        )
     lower, upper = bounds_under(certificate, change, "ideal")
     middle, half = (lower + upper) / 2, (upper - lower) / 2 + 0.5 / 255
     used = torch.maximum(low - middle, middle - high) / half
@@ -134,23 +190,40 @@ def confront(case: Case, attacked: Tensor, count: int, shrink: float = 1.0) -> S
     closest = used.argmax()
 
     outputs = [smoothed(attacked).mul(255).round() / 255 for _ in range(SERVED)]
-    each, at_once = (bounds_under(certificate, change, "served", BETA, per) for per in ("value", "image"))
-    value = [bool(((output < each[0]) | (output > each[1])).flatten()[closest]) for output in outputs]
+    each, at_once = (
+        bounds_under(certificate, change, "served", BETA, per) for per in ("value", "image")
+    )
+    value = [
+        bool(((output < each[0]) | (output > each[1])).flatten()[closest]) for output in outputs
+    ]
     image = [bool(((output < at_once[0]) | (output > at_once[1])).any()) for output in outputs]
-    bounded = (float(((least > 0) | (most < 1)).float().mean()) for least, most in ((lower, upper), each, at_once))
+    bounded = (
+        float(((least > 0) | (most < 1)).float().mean())
+        for least, most in ((lower, upper), each, at_once)
+    )
     return Seen(bool(outside.any()), float(used.max()), value, image, tuple(bounded))
 
 
 def print_rows(name: str, seen: Sequence[Seen]) -> bool:
     """Print what attacks on a network came to; return whether a promise was broken."""
-    value, image = [left for one in seen for left in one.value], [left for one in seen for left in one.image]
+    value, image = (
+        [left for one in seen for left in one.value],
+        [left for one in seen for left in one.image],
+    )
     rows = [("ideal", [one.ideal for one in seen], 0)]
-    rows += [("each value", value, allowed(len(value), BETA)), ("all at once", image, allowed(len(image), BETA))]
+    rows += [
+        ("each value", value, allowed(len(value), BETA)),
+        ("all at once", image, allowed(len(image), BETA)),
+    ]
     used = max(one.used for one in seen)
     for place, (promise, left, limit) in enumerate(rows):
         bounded = np.mean([one.bounded[place] for one in seen])
         last = f"{used:.0%}" if promise == "ideal" else ""
-        print(f"| {name} | {promise} | {bounded:.0%} | {len(left)} | {sum(left)} | {limit} | {last} |", flush=True)
+        print(
+            f"| {name} | {promise} | {bounded:.0%} | {len(left)} | {sum(left)} | {limit} | "
+            f"{last} |",
+            flush=True,
+        )
     return any(sum(left) > limit for _, left, limit in rows)
 
 

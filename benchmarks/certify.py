@@ -1,9 +1,10 @@
-"""What does certify cost on top of its forward passes, and does its memory grow with the number of draws?
+"""What does certify cost on top of its forward passes, and does its memory grow with the number of
+draws?
 
     python benchmarks/certify.py [--size 64] [--tile 16 --halo 4]
 
-The time inside the network is set against that of the order statistics and of everything else, in one run. Peak memory is that
-of new processes which certify with 100 and with 1000 draws, by tiles.
+The time inside the network is set against that of the order statistics and of everything else, in
+one run. Peak memory is that of new processes which certify with 100 and with 1000 draws, by tiles.
 """
 
 import argparse
@@ -16,12 +17,15 @@ from unittest.mock import patch
 
 import torch
 
-from smoothsr import SmoothedSR, adapters, draws
+from smoothsr import SmoothedSR, adapters
+from smoothsr.engine import draws
 
 
 def main() -> None:
     """Print the ratios."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--size", type=int, default=64)
     parser.add_argument("--tile", type=int, default=16)
     parser.add_argument("--halo", type=int, default=4)
@@ -35,12 +39,37 @@ def main() -> None:
         spent = certify(args.size, tile, args.halo, 1000)
         rest = spent["total"] - spent["forward"] - spent["order statistics"]
         where = f"tile {tile}, halo {args.halo}" if tile else "one tile"
-        print(f"certify(n=1000), {args.size}x{args.size}, {where}: {spent['total']:.1f} s, {spent['forward']:.1f} s of it forward")
-        print(f"  order statistics / forward: {spent['order statistics'] / spent['forward']:.3f}   (at most 0.10 wanted)")
-        print(f"  everything else / forward:  {rest / spent['forward']:.3f}   (noise, padding, rounding, serving)")
-    command = [sys.executable, __file__, "--size", str(args.size), "--tile", str(args.tile), "--halo", str(args.halo), "--peak"]
-    few, many = (float(subprocess.run([*command, n], capture_output=True, check=True).stdout) for n in ("100", "1000"))
-    print(f"peak memory with tiles: {few:.0f} MiB for n=100, {many:.0f} MiB for n=1000: {many / few:.2f}   (at most 1.30 wanted)")
+        print(
+            f"certify(n=1000), {args.size}x{args.size}, {where}: {spent['total']:.1f} s, "
+            f"{spent['forward']:.1f} s of it forward"
+        )
+        print(
+            "  order statistics / forward: "
+            f"{spent['order statistics'] / spent['forward']:.3f}   (at most 0.10 wanted)"
+        )
+        print(
+            f"  everything else / forward:  {rest / spent['forward']:.3f}   (noise, padding, "
+            "rounding, serving)"
+        )
+    command = [
+        sys.executable,
+        __file__,
+        "--size",
+        str(args.size),
+        "--tile",
+        str(args.tile),
+        "--halo",
+        str(args.halo),
+        "--peak",
+    ]
+    few, many = (
+        float(subprocess.run([*command, n], capture_output=True, check=True).stdout)
+        for n in ("100", "1000")
+    )
+    print(
+        f"peak memory with tiles: {few:.0f} MiB for n=100, {many:.0f} MiB for n=1000: "
+        f"{many / few:.2f}   (at most 1.30 wanted)"
+    )
 
 
 def certify(size: int, tile: int | None, halo: int, n: int) -> dict[str, float]:

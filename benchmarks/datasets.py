@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from smoothsr import images
+from smoothsr.files import images
 
 Pair = tuple[str, Tensor, Tensor]
 """(name, lr (1,3,h,w), hr (1,3,4h,4w)), in [0, 1], 8-bit values."""
@@ -30,7 +30,9 @@ def set5() -> Iterator[Pair]:
 
 
 def b100() -> Iterator[Pair]:
-    """Every fifth image of B100, x4, reduced here by an antialiased bicubic kernel and rounded to 8 bits."""
+    """Every fifth image of B100, x4, reduced here by an antialiased bicubic kernel and rounded to 8
+    bits.
+    """
     for path in sorted((folder() / "images/B100").glob("*.png")):
         hr = images.read(path).pixels
         size = (hr.shape[2] // 4, hr.shape[3] // 4)

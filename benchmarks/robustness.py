@@ -1,10 +1,12 @@
-"""Does smoothing protect published networks, where does it hurt, and what does it cost? Writes benchmarks/robustness.md.
+"""Does smoothing protect published networks, where does it hurt, and what does it cost? Writes
+benchmarks/robustness.md.
 
-    SMOOTHSR_DATA=... python benchmarks/robustness.py        # two hours of two cores; killed, it goes on where it was
-    SMOOTHSR_DATA=... python benchmarks/robustness.py --models spanx4_ch48 --measure    # one network's share, no table
+    SMOOTHSR_DATA=... python benchmarks/robustness.py        # two hours of two cores; killed, it
+    goes on where it was SMOOTHSR_DATA=... python benchmarks/robustness.py --models spanx4_ch48
+    --measure    # one network's share, no table
 
-Central crops of Set5 and of 20 images of B100, x4; median of 21 draws; all attacks are linf 4/255 and drive the output away from
-the ground truth. Crops are smaller for the larger networks.
+Central crops of Set5 and of 20 images of B100, x4; median of 21 draws; all attacks are linf 4/255
+and drive the output away from the ground truth. Crops are smaller for the larger networks.
 """
 
 import argparse
@@ -16,9 +18,12 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from smoothsr import adapters, archive, conditions, report, tables
-from smoothsr.curves import curves
-from smoothsr.evaluation import Image, Setting, Study
+from smoothsr import adapters
+from smoothsr.evaluation import conditions
+from smoothsr.evaluation.study import Image, Setting, Study
+from smoothsr.files.atomic import replacing
+from smoothsr.reports import certificate_report, tables
+from smoothsr.reports.curves import curves
 
 CROPS = {  # side in LR pixels
     "builtin": 32,
@@ -46,15 +51,32 @@ SETS = {  # images, how many of them, and conditions
     "B100": (datasets.b100, None, CONDITIONS),
     "B100, the first five, with the adaptive attack": (datasets.b100, 5, CONDITIONS | ADAPTIVE),
 }
-LABELS = {"none": "clean", TRANSFER["PGD"]: "PGD made for the bare network", WORST: "the worst of all attacks"}
+LABELS = {
+    "none": "clean",
+    TRANSFER["PGD"]: "PGD made for the bare network",
+    WORST: "the worst of all attacks",
+}
 
 
 def main() -> None:
     """Measure what is missing, then write the tables."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models", nargs="+", default=list(CROPS), choices=list(CROPS), metavar="NAME", help="(default: all)")
-    parser.add_argument("--parts", type=Path, default=Path("robustness_parts"), help="folder of the part files")
-    parser.add_argument("--measure", action="store_true", help="only measure, for processes that share the work")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--models",
+        nargs="+",
+        default=list(CROPS),
+        choices=list(CROPS),
+        metavar="NAME",
+        help="(default: all)",
+    )
+    parser.add_argument(
+        "--parts", type=Path, default=Path("robustness_parts"), help="folder of the part files"
+    )
+    parser.add_argument(
+        "--measure", action="store_true", help="only measure, for processes that share the work"
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     args = parser.parse_args()
     torch.use_deterministic_algorithms(True, warn_only=True)
@@ -62,30 +84,45 @@ def main() -> None:
     for name in args.models:
         for title, (read, count, heads) in SETS.items():
             study, pairs = study_of(name, heads, args.parts), list(read())[: FEWER.get(name, count)]
-            for image in tqdm([cropped(pair, CROPS[name]) for pair in pairs], desc=f"{name}, {title}", disable=None, leave=False):
+            for image in tqdm(
+                [cropped(pair, CROPS[name]) for pair in pairs],
+                desc=f"{name}, {title}",
+                disable=None,
+                leave=False,
+            ):
                 study.measure(image)
                 found[title] += with_the_worst(study.records(image) or [])
     if not args.measure:
         figure = args.out.with_suffix(".png")
-        report.save_figure(figure_of(found["Set5"]), figure, dpi=60)
-        with archive.replacing(args.out) as part:
+        certificate_report.save_figure(figure_of(found["Set5"]), figure, dpi=60)
+        with replacing(args.out) as part:
             part.write_text("\n".join(page(found, figure.name)) + "\n", encoding="utf-8")
         print(args.out.read_text(encoding="utf-8"))
 
 
 def with_the_worst(records: Sequence[tables.Record]) -> list[tables.Record]:
-    """Add, for each image, network and sigma, the scores under the attack that leaves the lowest PSNR."""
+    """Add, for each image, network and sigma, the scores under the attack that leaves the lowest
+    PSNR.
+    """
     attacked: dict[tuple, list[tables.Record]] = {}
     for record in records:
         if record["condition"] in {**TRANSFER, **ADAPTIVE}.values():
-            attacked.setdefault((record["image"], record["model"], record["sigma"]), []).append(record)
-    worst = [min(group, key=lambda record: record["scores"]["psnr_y"]) for group in attacked.values()]
+            attacked.setdefault((record["image"], record["model"], record["sigma"]), []).append(
+                record
+            )
+    worst = [
+        min(group, key=lambda record: record["scores"]["psnr_y"]) for group in attacked.values()
+    ]
     return [*records, *({**record, "condition": WORST} for record in worst)]
 
 
 def study_of(name: str, heads: dict[str, str], parts: Path) -> Study:
     """One network, bare and at every sigma."""
-    spec = name if name.startswith("builtin") else str(datasets.folder() / "checkpoints" / f"{name}.pth")
+    spec = (
+        name
+        if name.startswith("builtin")
+        else str(datasets.folder() / "checkpoints" / f"{name}.pth")
+    )
     (parts / name).mkdir(parents=True, exist_ok=True)
     return Study(
         parts / name,
@@ -102,25 +139,55 @@ def cropped(pair: datasets.Pair, side: int) -> Image:
     name, lr, hr = pair
     top, left = ((length - side) // 2 for length in lr.shape[2:])
     lr = lr[..., top : top + side, left : left + side].contiguous()
-    return Image(name, lr, hr[..., 4 * top : 4 * (top + side), 4 * left : 4 * (left + side)].contiguous())
+    return Image(
+        name, lr, hr[..., 4 * top : 4 * (top + side), 4 * left : 4 * (left + side)].contiguous()
+    )
 
 
 def page(found: dict[str, list[tables.Record]], figure: str) -> Iterator[str]:
     """Yield the lines of the page."""
-    yield from ["# Published networks under attack, bare and smoothed", "", "Made by `python benchmarks/robustness.py`.", ""]
+    yield from [
+        "# Published networks under attack, bare and smoothed",
+        "",
+        "Made by `python benchmarks/robustness.py`.",
+        "",
+    ]
     sides = ", ".join(f"{name} {CROPS[name]}" for name in counts(found["Set5"]))
-    yield f"Central crops, x4, of so many LR pixels a side: {sides}. Median of 21 draws; attacks are linf 4/255 away from the"
-    yield "ground truth, of 50 steps; means over images. Sigma 0 is the bare network. Luma, border of 4 pixels cropped; LPIPS of"
-    yield "AlexNet on the whole crop. FGSM, BIM, PGD and CW are made for the bare network, so for smoothed rows they are transfer"
-    yield "attacks, the same for every sigma; the adaptive one is PGD through the mean of 5 fresh draws of what the row serves."
-    yield "The worst is that of each image, by its PSNR. Another attack may find more: no such table proves robustness."
+    yield (
+        f"Central crops, x4, of so many LR pixels a side: {sides}. Median of 21 draws; attacks "
+        "are linf 4/255 away from the"
+    )
+    yield (
+        "ground truth, of 50 steps; means over images. Sigma 0 is the bare network. Luma, border "
+        "of 4 pixels cropped; LPIPS of"
+    )
+    yield (
+        "AlexNet on the whole crop. FGSM, BIM, PGD and CW are made for the bare network, so for "
+        "smoothed rows they are transfer"
+    )
+    yield (
+        "attacks, the same for every sigma; the adaptive one is PGD through the mean of 5 fresh "
+        "draws of what the row serves."
+    )
+    yield (
+        "The worst is that of each image, by its PSNR. Another attack may find more: no such "
+        "table proves robustness."
+    )
     yield from in_short(found["Set5"])
-    yield f"\n![PSNR against sigma for each network: clean, under PGD made for the bare network, under the worst attack]({figure})"
+    yield (
+        "\n![PSNR against sigma for each network: clean, under PGD made for the bare network, "
+        f"under the worst attack]({figure})"
+    )
     for title, records in found.items():
         images = counts(records)
-        fewer = "".join(f"; {name}: {count}" for name, count in images.items() if count < max(images.values()))
+        fewer = "".join(
+            f"; {name}: {count}" for name, count in images.items() if count < max(images.values())
+        )
         yield f"\n## {title}\n"
-        yield f"{max(images.values())} images{fewer}. Bold is a network's best sigma, given with the standard error over images."
+        yield (
+            f"{max(images.values())} images{fewer}. Bold is a network's best sigma, given with "
+            "the standard error over images."
+        )
         for metric in METRICS:
             yield from table(records, {**SETS[title][2], WORST: WORST}, metric)
 
@@ -128,7 +195,11 @@ def page(found: dict[str, list[tables.Record]], figure: str) -> Iterator[str]:
 def counts(records: Iterable[tables.Record]) -> dict[str, int]:
     """Count the images of each network."""
     seen = {(record["model"], record["image"]) for record in records}
-    return {name: sum(model == name for model, _ in seen) for name in CROPS if any(model == name for model, _ in seen)}
+    return {
+        name: sum(model == name for model, _ in seen)
+        for name in CROPS
+        if any(model == name for model, _ in seen)
+    }
 
 
 def in_short(records: Sequence[tables.Record]) -> Iterator[str]:
@@ -136,42 +207,80 @@ def in_short(records: Sequence[tables.Record]) -> Iterator[str]:
     means, best = tables.means(records), tables.best(records, "psnr_y")
     gained, lost = dict[str, tables.Mean](), dict[str, tables.Mean]()
     yield "\n## In short\n"
-    yield "The sigma of each network that holds best against the worst of all attacks, from bare to smoothed, on Set5:\n"
-    yield "| network | sigma | worst attack, dB | LPIPS | PGD made for the bare network, dB | clean, dB | LPIPS |"
+    yield (
+        "The sigma of each network that holds best against the worst of all attacks, from bare "
+        "to smoothed, on Set5:\n"
+    )
+    yield (
+        "| network | sigma | worst attack, dB | LPIPS | PGD made for the bare network, dB | "
+        "clean, dB | LPIPS |"
+    )
     yield "|---|---|---|---|---|---|---|"
     for name in counts(records):
-        bare, row = next(row for row in means if row.model == name and not row.sigma), best[name, WORST]
+        bare, row = (
+            next(row for row in means if row.model == name and not row.sigma),
+            best[name, WORST],
+        )
         cells = []
-        for column in ((WORST, "psnr_y"), (WORST, "lpips"), (TRANSFER["PGD"], "psnr_y"), ("none", "psnr_y"), ("none", "lpips")):
-            before, after = (f"{means[place][column].value:{tables.digits(column[1])}}" for place in (bare, row))
+        for column in (
+            (WORST, "psnr_y"),
+            (WORST, "lpips"),
+            (TRANSFER["PGD"], "psnr_y"),
+            ("none", "psnr_y"),
+            ("none", "lpips"),
+        ):
+            before, after = (
+                f"{means[place][column].value:{tables.digits(column[1])}}" for place in (bare, row)
+            )
             cells.append(f"{before} to {after}")
         yield f"| {name} | {row.sigma:g} | {' | '.join(cells)} |"
         if not row.sigma:
             continue
-        gained[name], lost[name] = (tables.change(records, row, bare, at, "psnr_y") for at in (WORST, "none"))
-    helped, barely = ([name for name in gained if (gained[name].value >= 1) == big] for big in (True, False))
-    yield f"\n- By a decibel or more, against attacks that know it, it helps {listed(helped, gained)}."
+        gained[name], lost[name] = (
+            tables.change(records, row, bare, at, "psnr_y") for at in (WORST, "none")
+        )
+    helped, barely = (
+        [name for name in gained if (gained[name].value >= 1) == big] for big in (True, False)
+    )
+    yield (
+        "\n- By a decibel or more, against attacks that know it, it helps "
+        f"{listed(helped, gained)}."
+    )
     unhelped = [name for name in counts(records) if name not in gained]
-    yield f"- By less, {listed(barely, gained)}." + (f" No sigma helps {', '.join(unhelped)}." if unhelped else "")
+    yield f"- By less, {listed(barely, gained)}." + (
+        f" No sigma helps {', '.join(unhelped)}." if unhelped else ""
+    )
     yield f"- On clean images that sigma changes {listed([*lost], lost)}."
-    yield "- It costs 21 forward passes in place of one. Behind each ± is the standard error of the mean change over images; a"
+    yield (
+        "- It costs 21 forward passes in place of one. Behind each ± is the standard error of "
+        "the mean change over images; a"
+    )
     yield "  sigma that is chosen on these images flatters them a little."
 
 
 def listed(names: Sequence[str], changes: dict[str, tables.Mean]) -> str:
     """Name networks, and by how many decibels each changes."""
-    return ", ".join(f"{name} ({changes[name].value:+.1f} ± {changes[name].error:.1f} dB)" for name in names) or "no network"
+    return (
+        ", ".join(
+            f"{name} ({changes[name].value:+.1f} ± {changes[name].error:.1f} dB)" for name in names
+        )
+        or "no network"
+    )
 
 
 def figure_of(records: Sequence[tables.Record]) -> Figure:
     """Draw PSNR against sigma for each network."""
     shown = [record for record in records if record["condition"] in LABELS]
     named = [{**record, "condition": LABELS[record["condition"]]} for record in shown]
-    return curves([{**record, "scores": {"psnr_y": record["scores"]["psnr_y"]}} for record in named], "sigma")
+    return curves(
+        [{**record, "scores": {"psnr_y": record["scores"]["psnr_y"]}} for record in named], "sigma"
+    )
 
 
 def table(records: list[tables.Record], heads: dict[str, str], metric: str) -> Iterator[str]:
-    """Yield one table: a row for each network and sigma; the best sigma of a network is bold, and its standard error is given."""
+    """Yield one table: a row for each network and sigma; the best sigma of a network is bold, and
+    its standard error is given.
+    """
     digits = tables.digits(metric)
     means, best = tables.means(records), tables.best(records, metric)
     yield f"\n{metric}{', lower is better' if metric in tables.LOWER_IS_BETTER else ''}:\n"
@@ -182,7 +291,9 @@ def table(records: list[tables.Record], heads: dict[str, str], metric: str) -> I
         for condition in heads.values():
             value, error, _ = columns[condition, metric]
             cell = f"{value:{digits}}"
-            cells.append(f"**{cell}** ± {error:{digits}}" if best[row.model, condition] == row else cell)
+            cells.append(
+                f"**{cell}** ± {error:{digits}}" if best[row.model, condition] == row else cell
+            )
         yield f"| {row.model} | {row.sigma:g} | {' | '.join(cells)} |"
 
 

@@ -1,8 +1,10 @@
-"""Draw a network's bare and smoothed outputs under one attack, and say how each fares under the attack made for it.
+"""Draw a network's bare and smoothed outputs under one attack, and say how each fares under the
+attack made for it.
 
     python examples/attack_panel.py [--out docs/attack_panel.png]
 
-The attack that is drawn knows the smoothed network and drives it away from the ground truth, through the mean of three draws.
+The attack that is drawn knows the smoothed network and drives it away from the ground truth,
+through the mean of three draws.
 """
 
 import argparse
@@ -10,15 +12,20 @@ from pathlib import Path
 
 import torch
 
-from smoothsr import SmoothedSR, adapters, attack_report, conditions, images, report
-from smoothsr.attack_report import Outcome
+from smoothsr import SmoothedSR, adapters
+from smoothsr.evaluation import conditions
+from smoothsr.files import images
+from smoothsr.reports import attack_report, certificate_report
+from smoothsr.reports.attack_report import Outcome
 
 HERE = Path(__file__).parent
 
 
 def main() -> None:
     """Attack the repository's cat twice; print both results and draw the second."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", default="builtin-clean")
     parser.add_argument("--sigma", type=float, default=0.05)
     parser.add_argument("--attack", default="pgd:8/255:via=mean:draws=3:steps=20")
@@ -36,11 +43,24 @@ def main() -> None:
         with torch.no_grad():
             models = {"bare": network, f"smoothed by {args.sigma:g}": smoothed}
             outcomes = [
-                Outcome(name, *(conditions.serve(model, image, seed) for image, seed in ((lr, 1), (attacked, 2))))
+                Outcome(
+                    name,
+                    *(
+                        conditions.serve(model, image, seed)
+                        for image, seed in ((lr, 1), (attacked, 2))
+                    ),
+                )
                 for name, model in models.items()
             ]
-        print(f"\n{args.attack}{aim}\n{attack_report.table(attack_report.rows(outcomes, hr, scale=4))}", flush=True)
-    report.save_figure(attack_report.panel(lr, attacked, outcomes, hr), args.out, dpi=72)
+        print(
+            f"\n{args.attack}{aim}",
+            attack_report.table(attack_report.rows(outcomes, hr, scale=4)),
+            sep="\n",
+            flush=True,
+        )
+    certificate_report.save_figure(
+        attack_report.panel(lr, attacked, outcomes, hr), args.out, dpi=72
+    )
 
 
 if __name__ == "__main__":

@@ -10,13 +10,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from smoothsr.certificate import Certificate as Certificate
+    from smoothsr.certificates.certificate import Certificate as Certificate
     from smoothsr.smoothing import SmoothedSR as SmoothedSR
 
 __version__ = "0.1.0"
 __all__ = ["Certificate", "SmoothedSR", "__version__"]
 
-_HOMES = {"Certificate": "smoothsr.certificate", "SmoothedSR": "smoothsr.smoothing"}
+_HOMES = {"Certificate": "smoothsr.certificates.certificate", "SmoothedSR": "smoothsr.smoothing"}
 
 
 def __getattr__(name: str) -> Any:

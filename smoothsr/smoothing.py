@@ -1,7 +1,7 @@
 """SmoothedSR: any super-resolution network, made robust by randomized smoothing.
 
-Reference: the CertSR method: pixelwise median randomized smoothing (P. Chiang et al., 2020, arXiv 2007.03730) of a network that
-maps images to images.
+Reference: the CertSR method: pixelwise median randomized smoothing (P. Chiang et al., 2020, arXiv
+2007.03730) of a network that maps images to images.
 """
 
 import copy
@@ -14,33 +14,44 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from smoothsr import archive, bounds, draws
-from smoothsr.batching import Batching
-from smoothsr.certificate import Certificate
-from smoothsr.tiles import grid
+from smoothsr.certificates import quantile_bounds
+from smoothsr.certificates.certificate import Certificate
+from smoothsr.engine import draws
+from smoothsr.engine.batching import Batching
+from smoothsr.engine.tiles import grid
+from smoothsr.files.digests import digest
 
 __all__ = ["SmoothedSR", "variant"]
 
 
 class SmoothedSR(nn.Module):
-    """Run a super-resolution network on noisy copies of its input and take a pixelwise statistic of the outputs.
+    """Run a super-resolution network on noisy copies of its input and take a pixelwise statistic of
+    the outputs.
 
-    The network keeps its weights, its mode and its checkpoint format: `state_dict()` and `load_state_dict()` are those of the bare
-    network. The noise is fresh at every call and the global random state is left alone.
+    The network keeps its weights, its mode and its checkpoint format: `state_dict()` and
+    `load_state_dict()` are those of the bare network. The noise is fresh at every call and the
+    global random state is left alone.
 
     Args:
-        model: Any network (B,C,h,w) -> (B,C,s*h,s*w) on values in [0, 1], in eval mode; the integer scale s is found out.
+        model: Any network (B,C,h,w) -> (B,C,s*h,s*w) on values in [0, 1], in eval mode; the integer
+            scale s is found out.
         sigma: Noise standard deviation, for inputs in [0, 1] (8-bit noise of 5 is 5/255).
         n: Draws a call, odd for the median.
         agg: "median", "mean", or a percentile such as "p10" (the lower quantile).
-        tile: Side of the output tiles in LR pixels, which bounds memory and makes certificates stronger; None: the whole image.
-        halo: LR pixels that a patch reads beyond its tile on every side; ignored where tile is None.
-        batch_size: Draws in one forward pass; None finds the fastest, and halves it when memory runs out.
-        denoiser: A network (B,C,h,w) -> (B,C,h,w) that each noisy patch passes first. Not part of the state_dict.
-        seed: Makes the noise of forward the same at every call, for reproducible serving; certificates of such a smoother speak
-            of the ideal median only, since an attacker may know the noise.
-        recompute: Run each batch of draws once more in the backward pass rather than keep all its activations until then: gradients
-            take the memory of one batch, and up to a third more time.
+        tile: Side of the output tiles in LR pixels, which bounds memory and makes certificates
+            stronger; None: the whole image.
+        halo: LR pixels that a patch reads beyond its tile on every side; ignored where tile is
+            None.
+        batch_size: Draws in one forward pass; None finds the fastest, and halves it when memory
+            runs out.
+        denoiser: A network (B,C,h,w) -> (B,C,h,w) that each noisy patch passes first. Not part of
+            the state_dict.
+        seed: Makes the noise of forward the same at every call, for reproducible serving;
+            certificates of such a smoother speak of the ideal median only, since an attacker may
+            know the noise.
+        recompute: Run each batch of draws once more in the backward pass rather than keep all its
+            activations until then: gradients take the memory of one batch, and up to a third more
+            time.
 
     Raises:
         TypeError: If model is not an nn.Module.
@@ -71,11 +82,20 @@ class SmoothedSR(nn.Module):
         super().__init__()
         if not isinstance(model, nn.Module):
             inner = isinstance(getattr(model, "model", None), nn.Module)
-            hint = "pass its .model, or smoothsr.adapters.load(path).model" if inner else "pass a torch.nn.Module"
+            hint = (
+                "pass its .model, or smoothsr.adapters.load(path).model"
+                if inner
+                else "pass a torch.nn.Module"
+            )
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}: {hint}")
         if not 0 < sigma < math.inf:
             raise ValueError(f"sigma must be greater than 0 and finite, got {sigma}")
-        for name, value, least in (("n", n, 1), ("tile", tile, 1), ("halo", halo, 0), ("batch_size", batch_size, 1)):
+        for name, value, least in (
+            ("n", n, 1),
+            ("tile", tile, 1),
+            ("halo", halo, 0),
+            ("batch_size", batch_size, 1),
+        ):
             if value is not None and (value != int(value) or value < least):
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
         _rank(agg, n)
@@ -84,14 +104,19 @@ class SmoothedSR(nn.Module):
         self.recompute = recompute
         self.model, self.denoiser = model, denoiser
         self.training = model.training
-        convolutional = any(isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in model.modules())
+        convolutional = any(
+            isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in model.modules()
+        )
         self._batching = Batching(batch_size, convolutional)
         self.register_state_dict_post_hook(_strip_prefix)
         self.register_load_state_dict_pre_hook(_add_prefix)
 
     def extra_repr(self) -> str:
         """Show the options as the constructor takes them."""
-        options = f"sigma={self.sigma:g}, n={self.n}, agg={self.agg!r}, tile={self.tile}, halo={self.halo}"
+        options = (
+            f"sigma={self.sigma:g}, n={self.n}, agg={self.agg!r}, tile={self.tile}, "
+            f"halo={self.halo}"
+        )
         return options if self.seed is None else f"{options}, seed={self.seed}"
 
     def forward(self, lr: Tensor, *, progress: draws.Progress | None = None) -> Tensor:
@@ -105,29 +130,46 @@ class SmoothedSR(nn.Module):
             (B,C,s*h,s*w) in [0, 1], in the dtype of lr; differentiable in lr and the weights.
 
         Raises:
-            ValueError: If lr has another rank or dtype, or NaN or infinite values, or the model's output has.
+            ValueError: If lr has another rank or dtype, or NaN or infinite values, or the model's
+            output has.
         """
         _check(lr)
         if self.model.training:
-            warnings.warn("the model is in train mode; smoothing wants model.eval()", UserWarning, stacklevel=2)
+            warnings.warn(
+                "the model is in train mode; smoothing wants model.eval()",
+                UserWarning,
+                stacklevel=2,
+            )
         tiles = grid(lr.shape[2], lr.shape[3], self.tile, self.halo)
         rank = _rank(self.agg, self.n)
         again = self.recompute and torch.is_grad_enabled()
         base = partial(checkpoint, self.base, use_reentrant=False) if again else self.base
         images = [
-            draws.smooth(base, image, tiles, self.sigma, self.n, rank, self.seed, self._batching, progress)
+            draws.smooth(
+                base, image, tiles, self.sigma, self.n, rank, self.seed, self._batching, progress
+            )
             for image in lr.split(1)
         ]
         return torch.cat(images).to(lr.dtype)
 
     def base(self, patches: Tensor) -> Tensor:
-        """Run the base predictor on noisy patches: denoiser, network, output clamped to [0, 1]; at least float32."""
+        """Run the base predictor on noisy patches: denoiser, network, output clamped to [0, 1]; at
+        least float32.
+        """
         outputs = self.model(patches if self.denoiser is None else self.denoiser(patches))
         if not (isinstance(outputs, Tensor) and outputs.ndim == 4 and len(outputs) == len(patches)):
-            raise ValueError(f"the model must return (B,C,H,W), got {getattr(outputs, 'shape', type(outputs).__name__)}")
-        extremes = torch.stack(outputs.detach().aminmax())  # in one pass; before the clamp, which would hide infinite values
+            raise ValueError(
+                "the model must return (B,C,H,W), got "
+                f"{getattr(outputs, 'shape', type(outputs).__name__)}"
+            )
+        extremes = torch.stack(
+            outputs.detach().aminmax()
+        )  # in one pass; before the clamp, which would hide infinite values
         if not extremes.isfinite().all():
-            raise ValueError("the model's output has NaN or infinite values; check its precision and its input range")
+            raise ValueError(
+                "the model's output has NaN or infinite values; check its precision and its "
+                "input range"
+            )
         return torch.clamp(outputs if outputs.dtype == torch.float64 else outputs.float(), 0, 1)
 
     def certify(
@@ -143,58 +185,96 @@ class SmoothedSR(nn.Module):
     ) -> Certificate:
         """Bound what every attack up to a radius can do to the output.
 
-        With probability at least 1 - alpha over the n draws, all bounds of the certificate hold at once, for every radius,
-        reference, tolerance and predictor asked of it later. See docs/certificates.md.
+        With probability at least 1 - alpha over the n draws, all bounds of the certificate hold at
+        once, for every radius, reference, tolerance and predictor asked of it later. See
+        docs/certificates.md.
 
         Args:
             lr: One image (1,C,h,w) in [0, 1].
             n: Draws, always fresh and never those of forward.
             alpha: Failure probability of the certificate.
-            levels: How many shifts to store bounds for; memory is 2 * levels bytes for each output value.
-            scope: "image", or "pixel" for one pixel that is chosen before: cheaper, and no statement about the whole image.
+            levels: How many shifts to store bounds for; memory is 2 * levels bytes for each output
+                value.
+            scope: "image", or "pixel" for one pixel that is chosen before: cheaper, and no
+                statement about the whole image.
             progress: Called with (draws done, draws in all) after each batch.
-            void_guarantee_seed: Reproducible draws, for tests. Voids every claim, since a known seed can be attacked.
+            void_guarantee_seed: Reproducible draws, for tests. Voids every claim, since a known
+                seed can be attacked.
 
         Returns:
-            A Certificate; where n draws support no level at all, a trivial one, with a warning that says how many would.
+            A Certificate; where n draws support no level at all, a trivial one, with a warning that
+            says how many would.
 
         Raises:
-            ValueError: If an argument is out of its range, the model is in train mode, or agg is a percentile.
+            ValueError: If an argument is out of its range, the model is in train mode, or agg is a
+            percentile.
         """
         _check(lr)
         layers = [layer for part in self.children() for layer in part.modules()]
         if len(lr) != 1:
-            raise ValueError(f"certify takes one image (1,C,h,w), got {(*lr.shape,)}: call it for each")
+            raise ValueError(
+                f"certify takes one image (1,C,h,w), got {(*lr.shape,)}: call it for each"
+            )
         if any(layer.training for layer in layers):
-            raise ValueError("the model is in train mode, where outputs of a batch may depend on each other: call model.eval()")
-        if any(isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None for layer in layers):
-            raise ValueError("the model has batch norm without running statistics: outputs of a batch depend on each other")
+            raise ValueError(
+                "the model is in train mode, where outputs of a batch may depend on each "
+                "other: call model.eval()"
+            )
+        if any(
+            isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None
+            for layer in layers
+        ):
+            raise ValueError(
+                "the model has batch norm without running statistics: outputs of a batch "
+                "depend on each other"
+            )
         if self.agg not in ("median", "mean"):
             raise ValueError(f"certify speaks of the median or the mean, got agg={self.agg!r}")
         if self.agg == "mean" and torch.finfo(lr.dtype).bits < 32:
-            raise ValueError(f"a mean is certified for lr in float32 or float64, since rounding would add up; got {lr.dtype}")
+            raise ValueError(
+                "a mean is certified for lr in float32 or float64, since rounding would add "
+                f"up; got {lr.dtype}"
+            )
         if n < 1 or levels < 2 or not 0 < alpha < 1:
-            raise ValueError(f"certify needs n >= 1, levels >= 2 and 0 < alpha < 1, got {n}, {levels} and {alpha}")
+            raise ValueError(
+                f"certify needs n >= 1, levels >= 2 and 0 < alpha < 1, got {n}, {levels} and "
+                f"{alpha}"
+            )
         if scope not in ("image", "pixel"):
             raise ValueError(f'scope must be "image" or "pixel", got {scope!r}')
         with torch.no_grad():
             served = self(lr)
             # At least in float32, as the draws are: a product in bfloat16 would round twice.
-            sr = served.to(torch.promote_types(served.dtype, torch.float32)).mul(255).round().byte().cpu()
+            sr = (
+                served.to(torch.promote_types(served.dtype, torch.float32))
+                .mul(255)
+                .round()
+                .byte()
+                .cpu()
+            )
             values = sr.numel() if scope == "image" else sr.shape[1]
-            z = bounds.levels(n, alpha, levels, values)
+            z = quantile_bounds.levels(n, alpha, levels, values)
             stored = None
             if z.size:
-                upper = bounds.level_ranks(z, n, alpha, values)
+                upper = quantile_bounds.level_ranks(z, n, alpha, values)
                 ranks = [*upper, *(n + 1 - upper)]
                 tiles = grid(lr.shape[2], lr.shape[3], self.tile, self.halo)
                 stored = draws.quantiles(
-                    self.base, lr, tiles, self.sigma, n, ranks, void_guarantee_seed, self._batching, progress
+                    self.base,
+                    lr,
+                    tiles,
+                    self.sigma,
+                    n,
+                    ranks,
+                    void_guarantee_seed,
+                    self._batching,
+                    progress,
                 )
             else:
-                needed = bounds.draws_needed(0.0, alpha, levels, values)
+                needed = quantile_bounds.draws_needed(0.0, alpha, levels, values)
                 warnings.warn(
-                    f"{n} draws can't bound {values} values at alpha={alpha:g}: every bound is trivial. "
+                    f"{n} draws can't bound {values} values at alpha={alpha:g}: every bound "
+                    "is trivial. "
                     f"At least n={needed} would do for radius 0",
                     UserWarning,
                     stacklevel=2,
@@ -217,15 +297,20 @@ class SmoothedSR(nn.Module):
             seeded=self.seed is not None,
             void=void_guarantee_seed is not None,
             dtype=_precision(lr),
-            input_digest=archive.digest([lr]),
-            weights_digest=archive.digest(
-                value for part in self.children() for value in part.state_dict().values() if isinstance(value, Tensor)
+            input_digest=digest([lr]),
+            weights_digest=digest(
+                value
+                for part in self.children()
+                for value in part.state_dict().values()
+                if isinstance(value, Tensor)
             ),
         )
 
 
 def variant(smoothed: SmoothedSR, **options: Any) -> SmoothedSR:
-    """Return the same smoother with other options; the network is shared, and what is known about its fastest batches."""
+    """Return the same smoother with other options; the network is shared, and what is known about
+    its fastest batches.
+    """
     other = copy.copy(smoothed)
     vars(other).update(options)
     return other
@@ -237,7 +322,10 @@ def _rank(agg: str, n: int) -> int | None:
         return None
     if agg == "median":
         if n % 2 == 0:
-            raise ValueError(f"n must be odd for the median, so that it is one of the draws, as the certificate needs; got {n}")
+            raise ValueError(
+                "n must be odd for the median, so that it is one of the draws, as the "
+                f"certificate needs; got {n}"
+            )
         return (n + 1) // 2
     try:
         percent = float(agg.removeprefix("p")) if agg.startswith("p") else math.nan
@@ -250,15 +338,23 @@ def _rank(agg: str, n: int) -> int | None:
 
 def _check(lr: Tensor) -> None:
     if not isinstance(lr, Tensor) or lr.ndim != 4:
-        raise ValueError(f"lr must be a tensor (B,C,h,w), got {(*getattr(lr, 'shape', ()),) or type(lr).__name__}")
+        raise ValueError(
+            "lr must be a tensor (B,C,h,w), got "
+            f"{(*getattr(lr, 'shape', ()),) or type(lr).__name__}"
+        )
     if not lr.is_floating_point():
-        raise ValueError(f"lr must be floating with values in [0, 1], got {lr.dtype}: divide 8-bit values by 255")
+        raise ValueError(
+            f"lr must be floating with values in [0, 1], got {lr.dtype}: divide 8-bit values by 255"
+        )
     if lr.numel() == 0:
         raise ValueError(f"lr is empty: {(*lr.shape,)}")
     if not lr.isfinite().all():
         raise ValueError("lr has NaN or infinite values")
     if lr.detach().abs().max() > 8:
-        raise ValueError(f"lr must have values in [0, 1], got up to {lr.detach().abs().max():g}: divide 8-bit values by 255")
+        raise ValueError(
+            f"lr must have values in [0, 1], got up to {lr.detach().abs().max():g}: divide "
+            "8-bit values by 255"
+        )
 
 
 def _precision(lr: Tensor) -> str:
@@ -270,10 +366,18 @@ def _precision(lr: Tensor) -> str:
 
 
 def _strip_prefix(_module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Save the bare network's keys: each loses one "model.", and no more, since a network's own may begin so too."""
+    """Save the bare network's keys: each loses one "model.", and no more, since a network's own may
+    begin so too.
+    """
     own = {key: state_dict.pop(key) for key in [*state_dict] if key.startswith(prefix)}
     inner = f"{prefix}model."
-    state_dict.update({prefix + key.removeprefix(inner): value for key, value in own.items() if key.startswith(inner)})
+    state_dict.update(
+        {
+            prefix + key.removeprefix(inner): value
+            for key, value in own.items()
+            if key.startswith(inner)
+        }
+    )
 
 
 def _add_prefix(module: "SmoothedSR", state_dict: dict[str, Any], prefix: str, *_: Any) -> None:

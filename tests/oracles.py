@@ -1,8 +1,10 @@
-"""Three networks of which the smoothed output, and the worst that an attack can do to it, are known exactly.
+"""Three networks of which the smoothed output, and the worst that an attack can do to it, are known
+exactly.
 
-Each is a monotone function of a linear map: f(x)_i = link((J x + c)_i). With Gaussian noise, (J (x + G) + c)_i is normal around
-mean_i with standard deviation sigma ||J_i||; so the Phi(z) quantile of f(x + G)_i is link(mean_i + z sigma ||J_i||), and an attack
-delta moves mean_i by J_i delta, which is at most ||J_i|| ||delta||.
+Each is a monotone function of a linear map: f(x)_i = link((J x + c)_i). With Gaussian noise, (J (x
++ G) + c)_i is normal around mean_i with standard deviation sigma ||J_i||; so the Phi(z) quantile of
+f(x + G)_i is link(mean_i + z sigma ||J_i||), and an attack delta moves mean_i by J_i delta, which
+is at most ||J_i|| ||delta||.
 """
 
 import copy
@@ -14,26 +16,32 @@ import torch
 from scipy.special import bdtrc
 from torch import Tensor, nn
 
-from smoothsr import draws
-from smoothsr.batching import Batching
-from smoothsr.certificate import Certificate
-from smoothsr.tiles import grid
+from smoothsr.certificates.certificate import Certificate
+from smoothsr.engine import draws
+from smoothsr.engine.batching import Batching
+from smoothsr.engine.tiles import grid
 
 __all__ = ["LinearSR", "Same", "Step", "Truth", "allowed", "gentle", "leaves", "truth"]
 
-NUDGE = 1e-7  # how far beyond a radius the truth is taken, so that outputs on the very edge of an 8-bit step count
+# How far beyond a radius the truth is taken, so that outputs on the very edge of an 8-bit step
+# count
+NUDGE = 1e-7
 
 
 class LinearSR(nn.Module):
-    """A 3x3 convolution with weights of both signs, wrapped around the border, and pixels repeated to the scale.
+    """A 3x3 convolution with weights of both signs, wrapped around the border, and pixels repeated
+    to the scale.
 
-    Every output value is .5 plus an inner product of norm `gain` with x - .5: an attack of l2 norm r moves it by gain * r at most.
-    On images that stay in .4 to .6, outputs stay inside (0, 1) with noise up to .1.
+    Every output value is .5 plus an inner product of norm `gain` with x - .5: an attack of l2 norm
+    r moves it by gain * r at most. On images that stay in .4 to .6, outputs stay inside (0, 1) with
+    noise up to .1.
 
     Example:
         >>> net = LinearSR(channels=3)
-        >>> round(net.convolution.weight[1].norm().item(), 6), round(net(torch.full((1, 3, 4, 4), 0.5)).max().item(), 6)
-        (0.5, 0.5)
+        >>> round(net.convolution.weight[1].norm().item(), 6)
+        0.5
+        >>> round(net(torch.full((1, 3, 4, 4), 0.5)).max().item(), 6)
+        0.5
     """
 
     def __init__(self, channels: int = 1, scale: int = 2, gain: float = 0.5) -> None:
@@ -76,7 +84,9 @@ class Same(nn.Module):
 
 
 class Step(nn.Module):
-    """1 on the whole patch where the patch's mean exceeds .5, else 0: one small uniform change flips every tile."""
+    """1 on the whole patch where the patch's mean exceeds .5, else 0: one small uniform change
+    flips every tile.
+    """
 
     def __init__(self, scale: int = 2) -> None:
         super().__init__()
@@ -110,15 +120,20 @@ class Truth(NamedTuple):
 
         Args:
             lr: (1,c,h,w), attacked or not.
-            shift: sigma * z for the Phi(z) quantile; or an attack's norm, each value under the attack that is worst for it.
+            shift: sigma * z for the Phi(z) quantile; or an attack's norm, each value under the
+                attack that is worst for it.
         """
         mean = (self.jacobian @ lr.double().flatten()).view_as(self.constant) + self.constant
         return (self.net.link(mean + shift * self.norm).clamp(0, 1) * 255).round()
 
 
 @torch.no_grad()
-def truth(net: nn.Module, shape: tuple[int, int, int, int], tile: int | None = None, halo: int = 0) -> Truth:
-    """Find an oracle's truth for images (1,c,h,w): its linear map at each unit vector, run without noise on the same tiles."""
+def truth(
+    net: nn.Module, shape: tuple[int, int, int, int], tile: int | None = None, halo: int = 0
+) -> Truth:
+    """Find an oracle's truth for images (1,c,h,w): its linear map at each unit vector, run without
+    noise on the same tiles.
+    """
     exact = copy.deepcopy(net).double()
     tiles, batching = grid(shape[2], shape[3], tile, halo), Batching(1, False)
 
@@ -127,11 +142,15 @@ def truth(net: nn.Module, shape: tuple[int, int, int, int], tile: int | None = N
 
     units = torch.eye(math.prod(shape), dtype=torch.float64)
     constant = linear(torch.zeros_like(units[0]))
-    return Truth(exact, torch.stack([(linear(unit) - constant).flatten() for unit in units], dim=1), constant)
+    return Truth(
+        exact, torch.stack([(linear(unit) - constant).flatten() for unit in units], dim=1), constant
+    )
 
 
 def leaves(certificate: Certificate, exact: Truth, lr: Tensor, radii: np.ndarray) -> bool:
-    """Whether an attack of one of the radii moves some value of the ideal median out of its bounds."""
+    """Whether an attack of one of the radii moves some value of the ideal median out of its
+    bounds.
+    """
     for radius in radii:
         lower, upper = (bound * 255 for bound in certificate.bounds(float(radius), "ideal"))
         low, high = exact.output(lr, -radius - NUDGE), exact.output(lr, radius + NUDGE)
@@ -142,7 +161,9 @@ def leaves(certificate: Certificate, exact: Truth, lr: Tensor, radii: np.ndarray
 
 def gentle(seed: int, channels: int = 1, side: int = 4) -> Tensor:
     """An image (1,C,side,side) with values in .4 to .6."""
-    return 0.4 + 0.2 * torch.rand(1, channels, side, side, generator=torch.Generator().manual_seed(seed))
+    return 0.4 + 0.2 * torch.rand(
+        1, channels, side, side, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def allowed(trials: int, probability: float, doubt: float = 1e-3) -> int:

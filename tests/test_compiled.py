@@ -1,4 +1,6 @@
-"""SmoothedSR around networks that torch has compiled or exported; docs/torch_native.md says what works and how."""
+"""SmoothedSR around networks that torch has compiled or exported; docs/torch_native.md says what
+works and how.
+"""
 
 import copy
 import shutil
@@ -10,7 +12,8 @@ from torch.export import Dim, ExportedProgram
 from smoothsr import SmoothedSR
 from smoothsr.adapters.compact import Compact
 
-# torch's tracer reads the .grad of noisy patches when gradients flow, and means to hide what torch itself says to that.
+# torch's tracer reads the .grad of noisy patches when gradients flow, and means to hide what torch
+# itself says to that.
 hidden = "ignore:The .grad attribute of a Tensor that is not a leaf Tensor:UserWarning"
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings(hidden)]
 OPTIONS = {"sigma": 0.05, "n": 5, "seed": 1}
@@ -20,7 +23,9 @@ CLOSE = {"atol": 1e-5, "rtol": 0}
 
 @pytest.fixture(autouse=True)
 def no_earlier_compilations():
-    """Torch compiles one piece of code 8 times at most, whatever module it is of, and then silently runs it as it is."""
+    """Torch compiles one piece of code 8 times at most, whatever module it is of, and then silently
+    runs it as it is.
+    """
     torch.compiler.reset()
     yield
     torch.compiler.reset()
@@ -45,7 +50,9 @@ def exported(network) -> ExportedProgram:
 
 
 def agrees(smoothed: SmoothedSR, network: Compact, lr: torch.Tensor) -> None:
-    """Compare the output, its gradient and the certificate with those around the network as it is."""
+    """Compare the output, its gradient and the certificate with those around the network as it
+    is.
+    """
     bare = SmoothedSR(network, **OPTIONS)
     torch.testing.assert_close(smoothed(lr), bare(lr), **CLOSE)
     weight = torch.rand(1, 3, 24, 20, generator=torch.Generator().manual_seed(1))
@@ -55,9 +62,14 @@ def agrees(smoothed: SmoothedSR, network: Compact, lr: torch.Tensor) -> None:
         (each(x) * weight).sum().backward()
         gradients.append(x.grad)
     torch.testing.assert_close(*gradients, atol=1e-4, rtol=1e-4)
-    found, expected = (each.certify(lr, n=300, levels=4, void_guarantee_seed=3) for each in (smoothed, bare))
+    found, expected = (
+        each.certify(lr, n=300, levels=4, void_guarantee_seed=3) for each in (smoothed, bare)
+    )
     for name in ("upper", "lower"):  # in 8-bit steps, where a last bit may round the other way
-        steps = torch.from_numpy(getattr(found, name)).int() - torch.from_numpy(getattr(expected, name)).int()
+        steps = (
+            torch.from_numpy(getattr(found, name)).int()
+            - torch.from_numpy(getattr(expected, name)).int()
+        )
         assert steps.abs().max() <= 1
     assert found.max_radius == expected.max_radius > 0
 
@@ -65,7 +77,9 @@ def agrees(smoothed: SmoothedSR, network: Compact, lr: torch.Tensor) -> None:
 def test_compiled_eager(network, lr):
     smoothed = SmoothedSR(torch.compile(network, backend="eager"), **OPTIONS)
     agrees(smoothed, network, lr)
-    assert all(key.startswith("_orig_mod.") for key in smoothed.state_dict())  # torch's own name for it
+    assert all(
+        key.startswith("_orig_mod.") for key in smoothed.state_dict()
+    )  # torch's own name for it
 
 
 def test_compiled_in_place_keeps_the_keys(network, lr):
@@ -108,7 +122,9 @@ def test_exported_saved_and_loaded(network, exported, lr, tmp_path):
 
 
 def test_exported_module_is_in_train_mode(network, exported, lr):
-    """The graph is that of eval mode, but the module that exported.module() makes says train, and can't be told otherwise."""
+    """The graph is that of eval mode, but the module that exported.module() makes says train, and
+    can't be told otherwise.
+    """
     module = exported.module()
     with pytest.warns(UserWarning, match="train mode"):
         sr = SmoothedSR(module, **OPTIONS)(lr)

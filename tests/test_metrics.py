@@ -12,7 +12,7 @@ import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from smoothsr import metrics
-from smoothsr.adapters.from_basicsr import mend_torchvision
+from smoothsr.adapters.basicsr_archs import mend_torchvision
 from smoothsr.metrics import lpips, luma, mse, psnr, ssim
 
 SSIM = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
@@ -22,29 +22,45 @@ def pair(channels=3, batch=2, height=40, width=52):
     """Return smooth images and noisy ones, which leave [0, 1] here and there."""
     generator = torch.Generator().manual_seed(0)
     coarse = torch.rand(batch, channels, height // 4, width // 4, generator=generator)
-    reference = torch.nn.functional.interpolate(coarse, scale_factor=4.0, mode="bicubic", align_corners=False)
-    noise = torch.randn(reference.shape, generator=generator) * torch.linspace(0.02, 0.2, batch).view(-1, 1, 1, 1)
+    reference = torch.nn.functional.interpolate(
+        coarse, scale_factor=4.0, mode="bicubic", align_corners=False
+    )
+    noise = torch.randn(reference.shape, generator=generator) * torch.linspace(
+        0.02, 0.2, batch
+    ).view(-1, 1, 1, 1)
     return reference + noise, reference.clamp(0, 1)
 
 
 def as_numpy(image, border, y):
-    """Return one (C,H,W) as an array (H,W,C) on the 0..255 scale, by the textbook: clamp, round, crop, and then luma."""
+    """Return one (C,H,W) as an array (H,W,C) on the 0..255 scale, by the textbook: clamp, round,
+    crop, and then luma.
+    """
     image = np.round(np.clip(image.numpy().astype(np.float64), 0, 1) * 255).transpose(1, 2, 0)
     image = image[border : image.shape[0] - border, border : image.shape[1] - border]
     return (image @ [65.481, 128.553, 24.966])[..., None] / 255 + 16 if y else image
 
 
-@pytest.mark.parametrize(("border", "y", "channels"), [(0, False, 3), (4, False, 3), (4, True, 3), (3, False, 1), (2, False, 4)])
+@pytest.mark.parametrize(
+    ("border", "y", "channels"),
+    [(0, False, 3), (4, False, 3), (4, True, 3), (3, False, 1), (2, False, 4)],
+)
 def test_psnr_mse_and_ssim_equal_scikit_image(border, y, channels):
     output, reference = pair(channels)
     results = [metric(output, reference, border=border, y=y) for metric in (psnr, mse, ssim)]
     assert all(result.shape == (2,) and result.dtype == torch.float64 for result in results)
     for i in range(2):
         first, second = (as_numpy(images[i], border, y) for images in (output, reference))
-        assert results[0][i].item() == pytest.approx(peak_signal_noise_ratio(second, first, data_range=255), abs=1e-4)
-        assert results[1][i].item() == pytest.approx(np.mean((first - second) ** 2) / 255**2, rel=1e-9)
-        # scikit-image leaves out the border that its window doesn't fit into, which is the valid region
-        assert results[2][i].item() == pytest.approx(structural_similarity(first, second, channel_axis=2, **SSIM), abs=1e-4)
+        assert results[0][i].item() == pytest.approx(
+            peak_signal_noise_ratio(second, first, data_range=255), abs=1e-4
+        )
+        assert results[1][i].item() == pytest.approx(
+            np.mean((first - second) ** 2) / 255**2, rel=1e-9
+        )
+        # scikit-image leaves out the border that its window doesn't fit into, which is the valid
+        # region
+        assert results[2][i].item() == pytest.approx(
+            structural_similarity(first, second, channel_axis=2, **SSIM), abs=1e-4
+        )
 
 
 @pytest.mark.parametrize(("border", "y"), [(0, False), (4, False), (4, True)])
@@ -58,7 +74,8 @@ def test_psnr_and_ssim_equal_basicsr(border, y):
         arrays = [as_numpy(images[i], 0, y=False) for images in (output, reference)]
         options = {"crop_border": border, "test_y_channel": y}
         assert psnr(output, reference, border=border, y=y)[i].item() == pytest.approx(
-            theirs.calculate_psnr(*(array[..., ::-1] for array in arrays), **options), abs=1e-4  # its channels are B, G, R
+            theirs.calculate_psnr(*(array[..., ::-1] for array in arrays), **options),
+            abs=1e-4,  # its channels are B, G, R
         )
         assert ssim(output, reference, border=border, y=y)[i].item() == pytest.approx(
             theirs.calculate_ssim(*(array[..., ::-1] for array in arrays), **options), abs=1e-4
@@ -83,10 +100,14 @@ def test_known_values():
     grey = torch.full((1, 3, 12, 12), 100 / 255)
     assert psnr(grey, grey + 10 / 255).item() == pytest.approx(20 * math.log10(25.5))
     a, b, c = 100, 150, (0.01 * 255) ** 2
-    assert ssim(grey, grey + 50 / 255).item() == pytest.approx((2 * a * b + c) / (a * a + b * b + c))
+    assert ssim(grey, grey + 50 / 255).item() == pytest.approx(
+        (2 * a * b + c) / (a * a + b * b + c)
+    )
     assert psnr(grey, grey + 0.4 / 255).item() == math.inf  # the same 8-bit image
     assert psnr(grey - 2, grey + 2).item() == 0  # clamped to black and white
-    assert (luma(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)) * 255).item() == pytest.approx(16 + 65.481)
+    assert (luma(torch.tensor([1.0, 0, 0]).view(1, 3, 1, 1)) * 255).item() == pytest.approx(
+        16 + 65.481
+    )
 
 
 @pytest.mark.parametrize("metric", [psnr, mse, ssim])
@@ -127,18 +148,33 @@ def weights(data):
 
 
 def by_hand(state, first, second):
-    """Return LPIPS written out: AlexNet's five layers, unit-length features, weighted squared differences, spatial means."""
+    """Return LPIPS written out: AlexNet's five layers, unit-length features, weighted squared
+    differences, spatial means.
+    """
     distance = 0.0
-    shift, scale = (torch.tensor(v).view(1, 3, 1, 1) for v in ([-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]))
+    shift, scale = (
+        torch.tensor(v).view(1, 3, 1, 1) for v in ([-0.030, -0.088, -0.188], [0.458, 0.448, 0.450])
+    )
     pair = [(2 * image - 1 - shift) / scale for image in (first, second)]
-    layers = {"slice1.0": (4, 2), "slice2.3": (1, 2), "slice3.6": (1, 1), "slice4.8": (1, 1), "slice5.10": (1, 1)}
+    layers = {
+        "slice1.0": (4, 2),
+        "slice2.3": (1, 2),
+        "slice3.6": (1, 1),
+        "slice4.8": (1, 1),
+        "slice5.10": (1, 1),
+    }
     for i, (name, (stride, padding)) in enumerate(layers.items()):
         if i in (1, 2):
             pair = [torch.nn.functional.max_pool2d(features, 3, 2) for features in pair]
         weight, bias = state[f"net.{name}.weight"], state[f"net.{name}.bias"]
-        pair = [torch.nn.functional.conv2d(features, weight, bias, stride, padding).relu() for features in pair]
+        pair = [
+            torch.nn.functional.conv2d(features, weight, bias, stride, padding).relu()
+            for features in pair
+        ]
         one, two = (features / (features.norm(dim=1, keepdim=True) + 1e-10) for features in pair)
-        distance = distance + ((one - two) ** 2 * state[f"lin{i}.model.1.weight"]).sum(1).mean(dim=(1, 2))
+        distance = distance + ((one - two) ** 2 * state[f"lin{i}.model.1.weight"]).sum(1).mean(
+            dim=(1, 2)
+        )
     return distance
 
 
@@ -148,7 +184,9 @@ def test_lpips_is_what_the_paper_says(weights):
     state = torch.load(weights, weights_only=True)
     assert result.shape == (2,)
     assert result.dtype == torch.float32
-    torch.testing.assert_close(result, by_hand(state, output.clamp(0, 1), reference), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(
+        result, by_hand(state, output.clamp(0, 1), reference), rtol=1e-4, atol=1e-6
+    )
     assert result[1] > result[0] > 0.001
     assert lpips(reference, reference, weights=weights).tolist() == [0, 0]
 
@@ -156,20 +194,31 @@ def test_lpips_is_what_the_paper_says(weights):
 def test_lpips_of_gray_half_and_double_images(weights):
     output, reference = (images[:, :1] for images in pair(height=32, width=32))
     gray = lpips(output, reference, weights=weights)
-    torch.testing.assert_close(gray, lpips(output.expand(-1, 3, -1, -1), reference.expand(-1, 3, -1, -1), weights=weights))
+    torch.testing.assert_close(
+        gray, lpips(output.expand(-1, 3, -1, -1), reference.expand(-1, 3, -1, -1), weights=weights)
+    )
     torch.testing.assert_close(gray, lpips(output.double(), reference.double(), weights=weights))
-    torch.testing.assert_close(gray, lpips(output.half(), reference.half(), weights=weights), rtol=0.01, atol=1e-4)
+    torch.testing.assert_close(
+        gray, lpips(output.half(), reference.half(), weights=weights), rtol=0.01, atol=1e-4
+    )
 
 
 def test_lpips_on_the_examples_of_its_own_package(weights):
-    # github.com/richzhang/PerceptualSimilarity, imgs/: neither the wheel nor the source archive of the package holds them.
+    # github.com/richzhang/PerceptualSimilarity, imgs/: neither the wheel nor the source archive of
+    # the package holds them.
     folder = weights.parent / "lpips_examples"
     if not folder.exists():
-        pytest.skip(f"needs ex_ref.png, ex_p0.png and ex_p1.png of the lpips repository in {folder.name}/ beside the weights")
+        pytest.skip(
+            "needs ex_ref.png, ex_p0.png and ex_p1.png of the lpips repository in "
+            f"{folder.name}/ beside the weights"
+        )
     from PIL import Image
 
     reference, *outputs = (
-        torch.from_numpy(np.array(Image.open(folder / f"ex_{name}.png").convert("RGB"))).permute(2, 0, 1)[None] / 255
+        torch.from_numpy(np.array(Image.open(folder / f"ex_{name}.png").convert("RGB"))).permute(
+            2, 0, 1
+        )[None]
+        / 255
         for name in ("ref", "p0", "p1")
     )
     distances = [lpips(output, reference, weights=weights).item() for output in outputs]
@@ -189,8 +238,13 @@ def test_lpips_can_be_attacked_and_leaves_nothing_behind(weights, capfd):
     inside = (output > 0.001) & (output < 0.999)
     direction = gradient.sign() * inside
     with torch.no_grad():
-        ends = [lpips(output + step * direction, reference, weights=weights).item() for step in (1e-3, -1e-3)]
-    assert (ends[0] - ends[1]) / 2e-3 == pytest.approx((gradient * direction).sum().item(), rel=0.05)
+        ends = [
+            lpips(output + step * direction, reference, weights=weights).item()
+            for step in (1e-3, -1e-3)
+        ]
+    assert (ends[0] - ends[1]) / 2e-3 == pytest.approx(
+        (gradient * direction).sum().item(), rel=0.05
+    )
     network = metrics._perceptual_network(str(weights), output.device)
     assert network is metrics._perceptual_network(str(weights), output.device)
     assert not network.training
@@ -214,8 +268,8 @@ def test_lpips_names_what_is_wrong(weights, tmp_path):
             lpips(torch.zeros(shape), torch.zeros(shape), weights=weights)
 
 
-def test_lpips_without_weights_or_network_says_so(weights, monkeypatch, capfd):  # noqa: ARG001  for the package
-    def refused(*args, **kwargs):  # noqa: ARG001
+def test_lpips_without_weights_or_network_says_so(weights, monkeypatch, capfd):
+    def refused(*args, **kwargs):
         print("Downloading", file=sys.stderr)
         raise OSError("no route to host")
 
@@ -223,14 +277,21 @@ def test_lpips_without_weights_or_network_says_so(weights, monkeypatch, capfd): 
     monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", refused)
     metrics._perceptual_network.cache_clear()
     image = torch.zeros(1, 3, 32, 32)
-    with pytest.raises(OSError, match=r"could not download AlexNet \(no route to host\): pass a file of LPIPS weights"):
+    with pytest.raises(
+        OSError,
+        match=r"could not download AlexNet \(no route to host\): pass a file of LPIPS weights",
+    ):
         lpips(image, image)
     assert "".join(capfd.readouterr()) == ""
 
 
 def test_lpips_without_its_package_names_the_extra(monkeypatch):
     real = builtins.__import__
-    monkeypatch.setattr(builtins, "__import__", lambda name, *rest: missing(name) if name == "lpips" else real(name, *rest))
+    monkeypatch.setattr(
+        builtins,
+        "__import__",
+        lambda name, *rest: missing(name) if name == "lpips" else real(name, *rest),
+    )
     metrics._perceptual_network.cache_clear()
     image = torch.zeros(1, 3, 32, 32)
     with pytest.raises(ImportError, match=re.escape('pip install "smoothsr[metrics]"')):

@@ -1,4 +1,6 @@
-"""SmoothedSR: what forward computes and certify stores, against a stack of draws as a user would write it."""
+"""SmoothedSR: what forward computes and certify stores, against a stack of draws as a user would
+write it.
+"""
 
 import random
 
@@ -7,14 +9,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from smoothsr import SmoothedSR, archive, noise
+from smoothsr import SmoothedSR
+from smoothsr.engine import noise
+from smoothsr.files.digests import digest
 
 SIGMA = 0.2
 MODES = {"median": 0.5, "mean": None, "p10": 0.1, "p50": 0.5, "p97.5": 0.975}
 
 
 class Net(nn.Module):
-    """Two convolutions (receptive radius 2), then each pixel twice; its outputs leave [0, 1] on both sides."""
+    """Two convolutions (receptive radius 2), then each pixel twice; its outputs leave [0, 1] on
+    both sides.
+    """
 
     def __init__(self, channels: int = 3) -> None:
         super().__init__()
@@ -42,13 +48,19 @@ def stack(net: nn.Module, lr: Tensor, n: int, seed: int = 0) -> Tensor:
     return torch.stack([net(lr + SIGMA * one).clamp(0, 1) for one in noises])
 
 
-@pytest.mark.parametrize(("n", "agg"), [(n, agg) for n in (1, 4, 5, 21) for agg in MODES if n % 2 or agg != "median"])
+@pytest.mark.parametrize(
+    ("n", "agg"), [(n, agg) for n in (1, 4, 5, 21) for agg in MODES if n % 2 or agg != "median"]
+)
 def test_output_is_the_statistic_of_the_draws(n, agg):
     net, lr = network(), image()
     with torch.no_grad():
         draws = stack(net, lr, n).double().numpy()
         found = SmoothedSR(net, SIGMA, n, agg, seed=0)(lr)
-    expected = draws.mean(0) if agg == "mean" else np.quantile(draws, MODES[agg], axis=0, method="inverted_cdf")
+    expected = (
+        draws.mean(0)
+        if agg == "mean"
+        else np.quantile(draws, MODES[agg], axis=0, method="inverted_cdf")
+    )
     assert np.allclose(found.numpy(), expected, atol=1e-6)
     assert {draws.min(), draws.max()} == {0, 1}  # the clamp is part of it
 
@@ -58,7 +70,10 @@ def test_noise_is_the_same_for_any_batch_size_and_the_global_state_untouched():
         return torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()  # noqa: NPY002
 
     net, lr, before = network(), image(), states()
-    outputs = [SmoothedSR(net, SIGMA, 21, seed=4, tile=3, batch_size=size)(lr) for size in (None, 1, 2, 5, 20, 21, 50)]
+    outputs = [
+        SmoothedSR(net, SIGMA, 21, seed=4, tile=3, batch_size=size)(lr)
+        for size in (None, 1, 2, 5, 20, 21, 50)
+    ]
     assert all(torch.allclose(one, outputs[0], atol=1e-6) for one in outputs)
     SmoothedSR(net, SIGMA, 3)(lr)
     assert states() == before
@@ -66,7 +81,10 @@ def test_noise_is_the_same_for_any_batch_size_and_the_global_state_untouched():
 
 def test_noise_is_fresh_unless_there_is_a_seed():
     lr = image()
-    fresh, seeded = SmoothedSR(network(), SIGMA, 3), SmoothedSR(network(), SIGMA, 3, seed=0, batch_size=3)
+    fresh, seeded = (
+        SmoothedSR(network(), SIGMA, 3),
+        SmoothedSR(network(), SIGMA, 3, seed=0, batch_size=3),
+    )
     assert not torch.equal(fresh(lr), fresh(lr))
     assert torch.equal(seeded(lr), seeded(lr))
     torch.manual_seed(0)
@@ -79,13 +97,20 @@ def test_noise_is_fresh_unless_there_is_a_seed():
 def test_tiles_equal_the_whole_away_from_the_border(tile, halo):
     net, lr = network(), image(1, 3, 11, 9)
     whole = SmoothedSR(net, 1e-6, 1)(lr)[..., 4:-4, 4:-4]
-    assert torch.allclose(SmoothedSR(net, 1e-6, 1, tile=tile, halo=halo)(lr)[..., 4:-4, 4:-4], whole, atol=1e-4)
+    assert torch.allclose(
+        SmoothedSR(net, 1e-6, 1, tile=tile, halo=halo)(lr)[..., 4:-4, 4:-4], whole, atol=1e-4
+    )
     # With a halo smaller than the receptive field they differ.
-    assert not torch.allclose(SmoothedSR(net, 1e-6, 1, tile=tile, halo=0)(lr)[..., 4:-4, 4:-4], whole, atol=1e-2)
+    assert not torch.allclose(
+        SmoothedSR(net, 1e-6, 1, tile=tile, halo=0)(lr)[..., 4:-4, 4:-4], whole, atol=1e-2
+    )
 
 
 @pytest.mark.parametrize("channels", [1, 3, 4])
-@pytest.mark.parametrize(("height", "width", "tile", "halo"), [(7, 5, 4, 1), (3, 2, 8, 4), (2, 11, 4, 9), (1, 1, None, 4)])
+@pytest.mark.parametrize(
+    ("height", "width", "tile", "halo"),
+    [(7, 5, 4, 1), (3, 2, 8, 4), (2, 11, 4, 9), (1, 1, None, 4)],
+)
 def test_any_size_channels_and_batch(channels, height, width, tile, halo):
     lr = image(3, channels, height, width)
     net = nn.Upsample(scale_factor=3)
@@ -96,7 +121,9 @@ def test_any_size_channels_and_batch(channels, height, width, tile, halo):
 
 def test_images_of_a_batch_are_smoothed_one_by_one():
     lr, smoothed = image(3, 3, 5, 4), SmoothedSR(network(), SIGMA, 3, tile=3, seed=0)
-    assert torch.allclose(smoothed(lr), torch.cat([smoothed(one) for one in lr.split(1)]), atol=1e-6)
+    assert torch.allclose(
+        smoothed(lr), torch.cat([smoothed(one) for one in lr.split(1)]), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("agg", ["median", "mean"])
@@ -105,7 +132,10 @@ def test_gradients_reach_input_and_weights(agg):
     inputs = [image().requires_grad_() for _ in nets]
     weights = image(1, 3, 12, 10)
     draws = stack(nets[0], inputs[0], 5)
-    outputs = [draws.median(0).values if agg == "median" else draws.mean(0), SmoothedSR(nets[1], SIGMA, 5, agg, seed=0)(inputs[1])]
+    outputs = [
+        draws.median(0).values if agg == "median" else draws.mean(0),
+        SmoothedSR(nets[1], SIGMA, 5, agg, seed=0)(inputs[1]),
+    ]
     for output in outputs:
         (output * weights).sum().backward()
     assert torch.allclose(inputs[0].grad, inputs[1].grad, atol=1e-5)
@@ -116,7 +146,9 @@ def test_gradients_reach_input_and_weights(agg):
 
 def test_gradients_reach_every_pixel_through_tiles():
     lr = image(1, 3, 7, 5).requires_grad_()
-    SmoothedSR(nn.Upsample(scale_factor=2).eval(), 1e-4, 3, tile=3, halo=2)(lr * 0.8 + 0.1).sum().backward()
+    SmoothedSR(nn.Upsample(scale_factor=2).eval(), 1e-4, 3, tile=3, halo=2)(
+        lr * 0.8 + 0.1
+    ).sum().backward()
     assert torch.allclose(lr.grad, torch.full_like(lr, 0.8 * 4), atol=1e-5)
 
 
@@ -126,7 +158,11 @@ def test_output_has_the_inputs_precision(dtype, tolerance):
     with torch.no_grad():
         found = SmoothedSR(network(), SIGMA, 5, seed=0).to(dtype)(lr)
         noises = noise.source(0, lr.device, dtype)(0, range(5), (3, 6, 5))
-        expected = torch.stack([net((lr + SIGMA * one).to(dtype)).clamp(0, 1) for one in noises]).median(0).values
+        expected = (
+            torch.stack([net((lr + SIGMA * one).to(dtype)).clamp(0, 1) for one in noises])
+            .median(0)
+            .values
+        )
     assert found.dtype == dtype
     assert torch.allclose(found, expected, rtol=0, atol=tolerance)
 
@@ -167,12 +203,15 @@ CERTIFY = {"n": 60, "alpha": 0.5, "levels": 2, "scope": "pixel"}
 def test_certify_stores_order_statistics_of_the_same_predictor():
     net, lr, calls = network(), image(), []
     smoothed = SmoothedSR(net, SIGMA, 5, tile=8, seed=1)  # one tile, as the stack has
-    found = smoothed.certify(lr, **CERTIFY, void_guarantee_seed=0, progress=lambda *call: calls.append(call))
+    found = smoothed.certify(
+        lr, **CERTIFY, void_guarantee_seed=0, progress=lambda *call: calls.append(call)
+    )
     with torch.no_grad():
         draws = np.sort(stack(net, lr, 60).mul(255).round().byte().numpy(), axis=0)[:, 0]
         assert np.abs(found.sr_bytes - smoothed(lr).mul(255).round().numpy()).max() <= 1
     assert found.upper.shape == found.lower.shape == (2, 3, 12, 10)
-    # Symmetric ranks: the last level's are the extremes. A draw may round to the neighbour, since batches change its last bit.
+    # Symmetric ranks: the last level's are the extremes. A draw may round to the neighbour, since
+    # batches change its last bit.
     assert np.abs(found.upper[1].astype(int) - draws[-1]).max() <= 1
     assert np.abs(found.lower[1].astype(int) - draws[0]).max() <= 1
     assert calls[-1] == (60, 60)
@@ -184,12 +223,14 @@ def test_certification_draws_are_fresh_even_if_serving_is_not():
     first, second = smoothed.certify(lr, **CERTIFY), smoothed.certify(lr, **CERTIFY)
     assert (first.sr_bytes == second.sr_bytes).all()
     assert (first.upper != second.upper).any()
-    assert first.input_digest == second.input_digest == archive.digest([lr])
+    assert first.input_digest == second.input_digest == digest([lr])
 
 
 @pytest.mark.parametrize("widen", [False, True])
 def test_low_precision_is_rounded_as_served(widen):
-    """bfloat16 can't hold 255 times its values, nor a float32 network's output: draws must be rounded as the output is."""
+    """bfloat16 can't hold 255 times its values, nor a float32 network's output: draws must be
+    rounded as the output is.
+    """
     net = nn.Identity().eval()
     net.forward = lambda x: x.float() * 0.97 if widen else x
     lr = torch.arange(256).div(256).bfloat16().expand(1, 1, 4, 256)
@@ -200,12 +241,13 @@ def test_low_precision_is_rounded_as_served(widen):
 
 
 def test_weights_digest_covers_network_and_denoiser():
-    def digest(net, denoiser=None):
-        return SmoothedSR(net, SIGMA, 1, denoiser=denoiser).certify(image(), **CERTIFY).weights_digest
+    def certified(net, denoiser=None):
+        smoothed = SmoothedSR(net, SIGMA, 1, denoiser=denoiser)
+        return smoothed.certify(image(), **CERTIFY).weights_digest
 
     net, filters = network(), [nn.Conv2d(3, 3, 1).eval() for _ in "ab"]
-    assert digest(net) == digest(network()) == archive.digest(net.state_dict().values())
-    assert len({digest(net), *(digest(net, one) for one in filters)}) == 3
+    assert certified(net) == certified(network()) == digest(net.state_dict().values())
+    assert len({certified(net), *(certified(net, one) for one in filters)}) == 3
 
 
 @pytest.mark.parametrize(
@@ -228,7 +270,10 @@ def test_certify_refuses_bad_arguments(options, message):
 
 def test_certify_says_how_many_draws_would_do():
     smoothed = SmoothedSR(network(), SIGMA, 3)
-    with pytest.warns(UserWarning, match=r"21 draws can't bound 360 values at alpha=0\.001.*At least n=25 would do") as caught:
+    with pytest.warns(
+        UserWarning,
+        match=r"21 draws can't bound 360 values at alpha=0\.001.*At least n=25 would do",
+    ) as caught:
         assert smoothed.certify(image(), n=21).z.size == 0
     assert len(caught) == 1
     assert smoothed.certify(image(), n=25).z.size == 32

@@ -1,4 +1,6 @@
-"""SmoothedSR as a module: contexts and copies, its checkpoint, what it leaves alone, and what it refuses."""
+"""SmoothedSR as a module: contexts and copies, its checkpoint, what it leaves alone, and what it
+refuses.
+"""
 
 import copy
 import pickle
@@ -17,7 +19,9 @@ SIGMA = 0.2
 def network() -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return nn.Sequential(nn.Conv2d(3, 3, 3, padding=1), nn.Sigmoid(), nn.Upsample(scale_factor=2)).eval()
+        return nn.Sequential(
+            nn.Conv2d(3, 3, 3, padding=1), nn.Sigmoid(), nn.Upsample(scale_factor=2)
+        ).eval()
 
 
 def image(*shape: int) -> Tensor:
@@ -28,7 +32,11 @@ def test_works_in_every_context():
     net, lr = network(), image(1, 3, 7, 5)
     smoothed = SmoothedSR(net, SIGMA, 5, tile=4, halo=1, seed=0, denoiser=nn.Identity())
     expected = smoothed(lr).detach()
-    copies = [copy.deepcopy(smoothed), pickle.loads(pickle.dumps(smoothed)), smoothed._replicate_for_data_parallel()]
+    copies = [
+        copy.deepcopy(smoothed),
+        pickle.loads(pickle.dumps(smoothed)),
+        smoothed._replicate_for_data_parallel(),
+    ]
     assert all(torch.allclose(one(lr), expected, atol=1e-6) for one in copies)
     assert all(one.model is not net for one in copies[:2])
     with torch.no_grad():
@@ -66,7 +74,10 @@ def test_train_mode_warns_in_forward_and_is_refused_by_certify():
     assert smoothed.training
     smoothed.eval()(image())
     net[0].train()  # a part of it is enough
-    for other in (smoothed, SmoothedSR(network(), SIGMA, 3, denoiser=nn.Sequential(nn.BatchNorm2d(3)).train())):
+    for other in (
+        smoothed,
+        SmoothedSR(network(), SIGMA, 3, denoiser=nn.Sequential(nn.BatchNorm2d(3)).train()),
+    ):
         with pytest.raises(ValueError, match=r"train mode.*eval"):
             other.certify(image())
     with pytest.raises(ValueError, match="batch norm without running statistics"):
@@ -87,7 +98,12 @@ def named(*keys: str) -> nn.Module:
     return top.eval()
 
 
-KEYS = [("0.weight",), ("model.0.weight", "model.model.weight"), ("model.0.weight", "0.weight"), ("denoiser.0.weight", "weight")]
+KEYS = [
+    ("0.weight",),
+    ("model.0.weight", "model.model.weight"),
+    ("model.0.weight", "0.weight"),
+    ("denoiser.0.weight", "weight"),
+]
 
 
 @pytest.mark.parametrize("keys", KEYS)
@@ -96,7 +112,13 @@ def test_state_dict_is_the_bare_networks(keys, denoised):
     bare = named(*keys)
     denoiser = nn.Conv2d(3, 3, 1) if denoised else None
     smoothed = SmoothedSR(copy.deepcopy(bare), SIGMA, denoiser=denoiser)
-    holder = nn.ModuleDict({"a": nn.Linear(1, 1), "sr": nn.ModuleList([smoothed, nn.Linear(1, 1)]), "model": nn.Linear(1, 1)})
+    holder = nn.ModuleDict(
+        {
+            "a": nn.Linear(1, 1),
+            "sr": nn.ModuleList([smoothed, nn.Linear(1, 1)]),
+            "model": nn.Linear(1, 1),
+        }
+    )
     assert [*smoothed.state_dict()] == [*bare.state_dict()]
     linear = {f"{place}.{name}" for place in ("a", "sr.1", "model") for name in ("weight", "bias")}
     assert {*holder.state_dict()} == linear | {f"sr.0.{key}" for key in keys}
@@ -109,8 +131,12 @@ def test_state_dict_is_the_bare_networks(keys, denoised):
         wrapped.load_state_dict(state, strict=True)
         assert [*state] == given  # the caller's is not changed
         inner = wrapped.get_submodule(prefix.rstrip("."))
-        assert all(torch.equal(value, other[key]) for key, value in inner.model.state_dict().items())
-        assert denoiser is None or all(map(torch.equal, inner.denoiser.parameters(), kept.parameters()))
+        assert all(
+            torch.equal(value, other[key]) for key, value in inner.model.state_dict().items()
+        )
+        assert denoiser is None or all(
+            map(torch.equal, inner.denoiser.parameters(), kept.parameters())
+        )
     bare.load_state_dict(smoothed.state_dict(), strict=True)
     assert all(torch.equal(value, other[key]) for key, value in bare.state_dict().items())
     with pytest.raises(RuntimeError, match="Missing key"):
@@ -177,7 +203,10 @@ def test_bad_input_is_refused(lr, message):
     ("output", "message"),
     [
         (lambda x: x * torch.nan, "output has NaN or infinite"),
-        (lambda x: x * torch.inf, "output has NaN or infinite"),  # which the clamp alone would turn into 1
+        (
+            lambda x: x * torch.inf,
+            "output has NaN or infinite",
+        ),  # which the clamp alone would turn into 1
         (lambda x: x.where(x > x.min(), -torch.inf), "output has NaN or infinite"),
         (lambda x: x[..., 1:], "integer multiple"),
         (lambda x: x[0], r"must return \(B,C,H,W\)"),
@@ -194,7 +223,10 @@ def test_bad_output_is_refused(output, message):
 
 
 def test_a_descriptor_of_another_library_gets_a_hint():
-    with pytest.raises(TypeError, match=r"got SimpleNamespace: pass its \.model, or smoothsr\.adapters\.load\(path\)\.model"):
+    with pytest.raises(
+        TypeError,
+        match=r"got SimpleNamespace: pass its \.model, or smoothsr\.adapters\.load\(path\)\.model",
+    ):
         SmoothedSR(types.SimpleNamespace(model=network(), scale=4), SIGMA)
     with pytest.raises(TypeError, match=r"got function: pass a torch\.nn\.Module"):
         SmoothedSR(image, SIGMA)

@@ -1,16 +1,22 @@
-"""Plugin for BasicSR: importing it registers the architecture `SmoothedSR` and the models that train for it.
+"""Plugin for BasicSR: importing it registers the architecture `SmoothedSR` and the models that
+train for it.
 
-Checked with BasicSR 1.4.2 and basicsr-fixed 1.4.2; see docs/basicsr.md. A project with a train.py of its own imports this module
-at the top of it, before basicsr; others run `python -m smoothsr.adapters.basicsr`.
+Checked with BasicSR 1.4.2 and basicsr-fixed 1.4.2; see docs/basicsr.md. A project with a train.py
+of its own imports this module at the top of it, before basicsr; others run `python -m
+smoothsr.adapters.basicsr`.
 """
 
-from smoothsr.adapters.from_basicsr import PIP, mend_torchvision
+from smoothsr.adapters.basicsr_archs import PIP, mend_torchvision
 
 try:
-    mend_torchvision()  # here, since the workers of a data loader import this package before they unpickle anything of BasicSR
+    # Here, since the workers of a data loader import this package before they unpickle anything of
+    # BasicSR
+    mend_torchvision()
     import basicsr  # noqa: F401
 except ImportError as missing:
-    raise ImportError(f"smoothsr.adapters.basicsr needs the package basicsr ({missing}): {PIP}") from missing
+    raise ImportError(
+        f"smoothsr.adapters.basicsr needs the package basicsr ({missing}): {PIP}"
+    ) from missing
 
 from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY
 

@@ -1,4 +1,6 @@
-"""The architecture `SmoothedSR` of BasicSR's YAML: any registered architecture under randomized smoothing."""
+"""The architecture `SmoothedSR` of BasicSR's YAML: any registered architecture under randomized
+smoothing.
+"""
 
 from typing import Any
 
@@ -6,16 +8,18 @@ from basicsr.archs import build_network
 from torch import Tensor
 
 from smoothsr import smoothing
-from smoothsr.adapters.fitting import Fitted, Found
+from smoothsr.adapters.fitted import Fitted, Found
 
 __all__ = ["SmoothedSR"]
 
 
 class SmoothedSR(smoothing.SmoothedSR):
-    """Smooth in eval mode; in train mode be the bare network, which the models of this package train on noisy input.
+    """Smooth in eval mode; in train mode be the bare network, which the models of this package
+    train on noisy input.
 
-    Checkpoints are those of the bare network, in both directions. Where arch has a `window_size`, as SwinIR and HAT do, images are
-    padded to its multiples, and the output is cropped by its `upscale`.
+    Checkpoints are those of the bare network, in both directions. Where arch has a `window_size`,
+    as SwinIR and HAT do, images are padded to its multiples, and the output is cropped by its
+    `upscale`.
 
     Args:
         arch: The network, as network_g would have it without smoothing: {"type": "RRDBNet", ...}.
@@ -27,7 +31,8 @@ class SmoothedSR(smoothing.SmoothedSR):
 
     Raises:
         KeyError: If no such architecture is registered.
-        ValueError: If an argument is out of its range, or arch has a window_size without an upscale.
+        ValueError: If an argument is out of its range, or arch has a window_size without an
+        upscale.
     """
 
     def __init__(
@@ -42,11 +47,22 @@ class SmoothedSR(smoothing.SmoothedSR):
         network = build_network(arch)
         if "window_size" in arch:
             if "upscale" not in arch:
-                raise ValueError(f"arch {arch['type']} has a window_size, so SmoothedSR has to crop its output: add upscale")
-            found = Found(network, arch["type"], arch["upscale"], arch.get("in_chans", 3), multiple_of=arch["window_size"])
+                raise ValueError(
+                    f"arch {arch['type']} has a window_size, so SmoothedSR has to crop its "
+                    "output: add upscale"
+                )
+            found = Found(
+                network,
+                arch["type"],
+                arch["upscale"],
+                arch.get("in_chans", 3),
+                multiple_of=arch["window_size"],
+            )
             network = Fitted(found)
         super().__init__(network, float(sigma), n, agg, tile=tile, halo=halo)
 
     def forward(self, lr: Tensor, **options: Any) -> Tensor:
-        """Map lr (B,C,h,w) in [0, 1] to the served output, or in train mode to the bare network's."""
+        """Map lr (B,C,h,w) in [0, 1] to the served output, or in train mode to the bare
+        network's.
+        """
         return self.model(lr) if self.training else super().forward(lr, **options)

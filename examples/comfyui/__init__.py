@@ -1,4 +1,5 @@
-"""A ComfyUI node: upscale with any upscale model, smoothed, so that noise in the image does not break the output.
+"""A ComfyUI node: upscale with any upscale model, smoothed, so that noise in the image does not
+break the output.
 
 ComfyUI finds it when this folder lies in its custom_nodes folder; see README.md.
 """
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from smoothsr import SmoothedSR
-from smoothsr.adapters.fitting import fit
+from smoothsr.adapters.fitted import fit
 from smoothsr.adapters.spandrel import from_descriptor
 
 __all__ = ["NODE_CLASS_MAPPINGS", "NODE_DISPLAY_NAME_MAPPINGS"]
@@ -25,12 +26,42 @@ class SmoothUpscale:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the inputs, as ComfyUI asks for them."""
-        sigma = {"default": 0.03, "min": 0.001, "max": 1.0, "step": 0.001, "round": 0.001, "tooltip": "noise, for values in 0..1"}
-        n = {"default": 21, "min": 1, "max": 999, "step": 2, "tooltip": "noisy copies, odd; the time grows with it"}
-        tile = {"default": 256, "min": 0, "max": 8192, "step": 8, "tooltip": "pixels of the input; 0: the whole image at once"}
-        halo = {"default": 16, "min": 0, "max": 256, "tooltip": "pixels read beyond a tile; seams show where it is too small"}
+        sigma = {
+            "default": 0.03,
+            "min": 0.001,
+            "max": 1.0,
+            "step": 0.001,
+            "round": 0.001,
+            "tooltip": "noise, for values in 0..1",
+        }
+        n = {
+            "default": 21,
+            "min": 1,
+            "max": 999,
+            "step": 2,
+            "tooltip": "noisy copies, odd; the time grows with it",
+        }
+        tile = {
+            "default": 256,
+            "min": 0,
+            "max": 8192,
+            "step": 8,
+            "tooltip": "pixels of the input; 0: the whole image at once",
+        }
+        halo = {
+            "default": 16,
+            "min": 0,
+            "max": 256,
+            "tooltip": "pixels read beyond a tile; seams show where it is too small",
+        }
         # Without the last, ComfyUI would change an input of this name after every run.
-        seed = {"default": 0, "min": 0, "max": 2**53 - 1, "control_after_generate": False, "tooltip": "0: fresh noise at every run"}
+        seed = {
+            "default": 0,
+            "min": 0,
+            "max": 2**53 - 1,
+            "control_after_generate": False,
+            "tooltip": "0: fresh noise at every run",
+        }
         return {
             "required": {
                 "upscale_model": ("UPSCALE_MODEL",),
@@ -46,13 +77,24 @@ class SmoothUpscale:
 
     @classmethod
     def IS_CHANGED(cls, seed: int, **_: Any) -> float:
-        """Tell ComfyUI to run again, instead of showing its last output, where noise is fresh: NaN equals nothing."""
+        """Tell ComfyUI to run again, instead of showing its last output, where noise is fresh: NaN
+        equals nothing.
+        """
         return math.nan if seed == 0 else seed
 
     def upscale(
-        self, upscale_model: Any, image: torch.Tensor, sigma: float, n: int, agg: str, tile: int, halo: int, seed: int
+        self,
+        upscale_model: Any,
+        image: torch.Tensor,
+        sigma: float,
+        n: int,
+        agg: str,
+        tile: int,
+        halo: int,
+        seed: int,
     ) -> tuple[torch.Tensor]:
-        """Smooth the descriptor's network: the descriptor itself clamps its output and is no nn.Module.
+        """Smooth the descriptor's network: the descriptor itself clamps its output and is no
+        nn.Module.
 
         Args:
             upscale_model: spandrel's ImageModelDescriptor, as "Load Upscale Model" gives it.
@@ -68,12 +110,24 @@ class SmoothUpscale:
             One image batch (B,s*H,s*W,C) in [0, 1].
 
         Raises:
-            ValueError: If the model takes another number of channels than the image has, or than it makes.
+            ValueError: If the model takes another number of channels than the image has, or than it
+            makes.
         """
         channels = upscale_model.input_channels
         if image.shape[-1] != channels:
-            raise ValueError(f"the upscale model takes images of {channels} channels, got one of {image.shape[-1]}")
-        smoothed = SmoothedSR(fit(from_descriptor(upscale_model)), sigma, n, agg, tile=tile or None, halo=halo, seed=seed or None)
+            raise ValueError(
+                f"the upscale model takes images of {channels} channels, got one of "
+                f"{image.shape[-1]}"
+            )
+        smoothed = SmoothedSR(
+            fit(from_descriptor(upscale_model)),
+            sigma,
+            n,
+            agg,
+            tile=tile or None,
+            halo=halo,
+            seed=seed or None,
+        )
         home = upscale_model.device
         device, progress = home, None
         try:
@@ -81,7 +135,10 @@ class SmoothUpscale:
         except ImportError:  # outside of ComfyUI: on the model's own device
             pass
         else:
-            device, progress = model_management.get_torch_device(), utils.ProgressBar(1).update_absolute
+            device, progress = (
+                model_management.get_torch_device(),
+                utils.ProgressBar(1).update_absolute,
+            )
             model_management.free_memory(model_management.module_size(upscale_model.model), device)
         try:
             with torch.no_grad():

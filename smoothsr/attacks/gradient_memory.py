@@ -1,0 +1,60 @@
+"""What gradients keep in memory, and how to run a smoothed network so that they fit."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from smoothsr.engine.batching import FIXED, Batching
+from smoothsr.engine.tiles import grid
+from smoothsr.smoothing import SmoothedSR, variant
+
+__all__ = ["LIMIT", "gradient_bytes", "patches", "within_memory"]
+
+LIMIT = 4 * 2**30  # bytes that one output takes without being asked to cut the image
+CORNER = 48  # pixels a side of what is measured
+
+
+def gradient_bytes(smoothed: SmoothedSR, lr: Tensor) -> float:
+    """Measure on a corner of lr (1,C,h,w) what one draw keeps for its gradient, besides the
+    weights: bytes for each input pixel.
+    """
+    weights = {weight.untyped_storage().data_ptr() for weight in smoothed.parameters()}
+    kept = dict[int, Tensor]()
+
+    def keep(tensor: Tensor) -> Tensor:
+        if tensor.untyped_storage().data_ptr() not in weights:
+            kept[tensor.untyped_storage().data_ptr()] = tensor.detach()
+        return tensor.detach()
+
+    corner = lr[..., :CORNER, :CORNER].detach().clone().requires_grad_()
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        smoothed.base(corner)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values()) / (
+        corner.shape[2] * corner.shape[3]
+    )
+
+
+def patches(smoothed: SmoothedSR, lr: Tensor) -> tuple[int, int]:
+    """Count the patches that the network reads of lr (1,C,h,w), and the pixels of each: all are
+    alike.
+    """
+    tiles = grid(lr.shape[2], lr.shape[3], smoothed.tile, smoothed.halo)
+    return len(tiles), len(tiles[0].rows.gather) * len(tiles[0].columns.gather)
+
+
+def within_memory(smoothed: SmoothedSR, lr: Tensor, bytes_per_pixel: float) -> SmoothedSR:
+    """Return the smoother itself if the gradient of its output for lr (1,C,h,w) keeps at most LIMIT
+    bytes.
+
+    Else return one of the same weights and options that recomputes its draws in the backward pass,
+    so few at a time that these keep no more, or one by one.
+    """
+    count, pixels = patches(smoothed, lr)
+    if smoothed.n * count * pixels * bytes_per_pixel <= LIMIT:
+        return smoothed
+    most = smoothed._batching.batch_size or FIXED
+    size = max(1, min(most, math.floor(LIMIT / (pixels * bytes_per_pixel))))
+    return variant(
+        smoothed, recompute=True, _batching=Batching(size, smoothed._batching.convolutional)
+    )

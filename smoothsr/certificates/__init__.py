@@ -1,0 +1,3 @@
+"""What certification draws have shown: pure mathematics, and the record from which every answer
+follows.
+"""

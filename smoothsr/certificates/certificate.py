@@ -1,0 +1,382 @@
+"""Certificate: what certification draws have shown, kept as levels from which every answer follows.
+
+At each level z the certificate holds, for every output value, an upper bound of its Phi(z) quantile
+and a lower bound of its Phi(-z) quantile. With probability at least 1 - alpha over the draws all of
+them are right at once, and then so is everything derived here, whatever is asked and in whatever
+order. Reference and proofs: docs/certificates.md; the mathematics is in quantile_bounds.py.
+"""
+
+import os
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import ndtr
+from torch import Tensor
+
+from smoothsr.certificates import quantile_bounds, squared_error, storage
+from smoothsr.engine.tiles import Tile, grid, multiplicity
+
+__all__ = ["Certificate"]
+
+FORMAT = 1
+ARRAYS = ("sr_bytes", "z", "upper", "lower")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Certificate:
+    """The certified output of one image, made by `SmoothedSR.certify`. Radii are l2 norms on the LR
+    image in [0, 1] units.
+
+    Methods raise ValueError for an argument out of range, and for what this certificate can't speak
+    of.
+    """
+
+    sr_bytes: np.ndarray  # uint8 (1,C,H,W): the served output rounded to 8 bits
+    z: np.ndarray  # (G,): levels, from 0; empty where the draws supported none
+    upper: (
+        np.ndarray
+    )  # uint8 (G,C,H,W): order statistics that bound the Phi(z) quantiles from above
+    lower: (
+        np.ndarray
+    )  # uint8 (G,C,H,W): order statistics that bound the Phi(-z) quantiles from below
+    lr_shape: tuple[int, int, int]  # (C,h,w) of the input
+    sigma: float  # noise standard deviation
+    agg: str  # "median" or "mean"
+    n_serve: int  # draws of one served inference
+    n_cert: int  # certification draws
+    alpha: float  # failure probability of the certificate
+    level_count: int  # G as it was asked for
+    scope: str  # "image" or "pixel"
+    tile: int | None  # side of the output tiles in LR pixels
+    halo: int  # LR pixels read beyond a tile
+    # Whether the serving noise is fixed by a seed, which leaves claims about the ideal predictor
+    # only
+    seeded: bool
+    void: bool  # whether the certification draws came from a given seed, which voids every claim
+    dtype: str  # precision that the predictor ran in
+    input_digest: str  # SHA-256 of the input
+    weights_digest: str  # SHA-256 of the network's weights
+
+    @property
+    def sr(self) -> Tensor:
+        """The served output (1,C,H,W) in [0, 1], rounded to 8 bits."""
+        return torch.from_numpy(self.sr_bytes).float() / 255
+
+    @property
+    def scale(self) -> int:
+        """Ratio of output to input side."""
+        return self.sr_bytes.shape[2] // self.lr_shape[1]
+
+    @property
+    def tiles(self) -> list[Tile]:
+        """The grid, row by row."""
+        return grid(self.lr_shape[1], self.lr_shape[2], self.tile, self.halo)
+
+    @property
+    def multiplicity(self) -> int:
+        """M: the largest number of patches that one input pixel belongs to."""
+        return multiplicity(self.tiles)
+
+    @property
+    def predictors(self) -> list[str]:
+        """The predictors that it can speak of, the one that users run first."""
+        return ["ideal"] if self.seeded or self.agg == "mean" else ["served", "ideal"]
+
+    @property
+    def max_radius(self) -> float:
+        """The largest radius at which bounds of the ideal predictor are not trivial; negative if
+        there is none.
+        """
+        return self.sigma * float(self.z[-1]) if self.z.size else -1.0
+
+    @property
+    def values(self) -> int:
+        """How many output values hold at once: all of the image's, or one pixel's channels."""
+        return self.sr_bytes.size if self.scope == "image" else self.sr_bytes.shape[1]
+
+    def bounds(
+        self,
+        radius: float,
+        predictor: str = "served",
+        beta: float = 1e-3,
+        per: str = "value",
+        rounded: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """Bound every output value against every attack within radius.
+
+        Given the certificate's event (probability at least 1 - alpha over its draws), for every
+        attack within radius: the ideal output lies inside; each value of each served inference does
+        with probability at least 1 - beta; with per="image" the whole output of each inference does
+        so.
+
+        Args:
+            radius: l2 norm of the attack.
+            predictor: "served", the statistic of n_serve fresh draws, or "ideal", that of
+                infinitely many.
+            beta: Failure probability of one served inference.
+            per: "value" or "image": what beta speaks of.
+            rounded: Whether the output is rounded to 8 bits; otherwise every bound is 1/510 wider.
+
+        Returns:
+            (lower, upper), float32 (1,C,H,W); 0 and 1 where the draws support no better bound at
+            this radius.
+        """
+        lower, upper = self.interval(self._shift(radius, predictor, beta, per))
+        margin = np.float32(0.0 if rounded else 0.5)
+        return _image(lower - margin), _image(upper + margin)
+
+    def contains(
+        self,
+        output: Tensor,
+        radius: float,
+        predictor: str = "served",
+        beta: float = 1e-3,
+        per: str = "image",
+    ) -> bool:
+        """Tell whether an output (1,C,H,W) in [0, 1], rounded to 8 bits, lies inside the bounds
+        everywhere.
+        """
+        self._require_image("contains")
+        if output.shape != self.sr_bytes.shape:
+            raise ValueError(f"output must be {self.sr_bytes.shape}, got {(*output.shape,)}")
+        lower, upper = self.bounds(radius, predictor, beta, per)
+        value = output.detach().cpu().float().clamp(0, 1).mul(255).round() / 255
+        return bool(((lower <= value) & (value <= upper)).all())
+
+    def trivial_share(
+        self, radius: float, predictor: str = "served", beta: float = 1e-3, per: str = "value"
+    ) -> float:
+        """Compute the share of values whose bounds are the whole range."""
+        lower, upper = self.bounds(radius, predictor, beta, per)
+        return float(((lower == 0) & (upper == 1)).float().mean())
+
+    def psnr(
+        self,
+        radius: float,
+        reference: Tensor | None = None,
+        method: str = "collective",
+        predictor: str = "served",
+        norm: str = "l2",
+        *,
+        y: bool = False,
+        border: int = 0,
+    ) -> float:
+        """Bound the PSNR of the 8-bit output from below, against every attack within radius.
+
+        For the ideal predictor the bound is on the worst case; for the served one on the PSNR of
+        the *expected* squared error over the serving noise, with no beta.
+
+        Args:
+            radius: Norm of the attack.
+            reference: (1,C,H,W) in [0, 1], rounded to 8 bits; None is this certificate's own
+                output: the bound speaks of stability.
+            method: "collective" lets the tiles share one attacker's budget; "box" lets the attacker
+                spend all of it everywhere.
+            predictor: "served" or "ideal".
+            norm: "l2", or "linf", where "collective" gives each patch its own l2 radius and "box"
+                the whole image's to all.
+            y: Compare BT.601 luma, as papers do; needs three channels.
+            border: Output pixels left out at each side.
+
+        """
+        self._require_image("psnr")
+        self._require(radius, predictor)
+        _choose("method", method, "collective", "box")
+        _choose("norm", norm, "l2", "linf")
+        target = self.sr if reference is None else reference.detach().cpu().float()
+        mse = squared_error.mean_squared_error(
+            self, radius, target, method, predictor == "served", norm, y, border
+        )
+        return (
+            max(0.0, float(-10 * np.log10(mse))) if mse > 0 else float("inf")
+        )  # max: not -0.0 where all is trivial
+
+    def radius_map(
+        self,
+        tolerance: float,
+        predictor: str = "served",
+        beta: float = 1e-3,
+        per: str = "value",
+        center: Tensor | None = None,
+    ) -> Tensor:
+        """Compute for each pixel the radius within which all its channels stay within tolerance of
+        center.
+
+        With tiles, it bounds the part of an attack that falls on the pixel's own patch: elsewhere
+        attacks may be of any size.
+
+        Args:
+            tolerance: In [0, 1] units, such as 8/255.
+            predictor: "served" or "ideal".
+            beta: As for `bounds`.
+            per: As for `bounds`.
+            center: (1,C,H,W) in [0, 1]; None is the served output.
+
+        Returns:
+            float32 (H,W): the radius; NaN where the tolerance is not certified even without an
+                attack.
+        """
+        self._require_image("radius_map")
+        if not tolerance >= 0:
+            raise ValueError(f"tolerance must be at least 0, got {tolerance}")
+        if center is not None and center.shape != self.sr_bytes.shape:
+            raise ValueError(f"center must be {self.sr_bytes.shape}, got {(*center.shape,)}")
+        used = self._shift(0.0, predictor, beta, per)
+        middle = (self.sr if center is None else center.detach().cpu().float())[0].numpy().astype(
+            float
+        ) * 255
+        reach = (
+            tolerance * 255 + 1e-4
+        )  # forgives the rounding error of k/255, far below the step of a byte
+        level = np.full(middle.shape, np.nan)
+        for z in self.z:
+            lower, upper = self.interval(float(z))
+            level[(upper <= middle + reach) & (lower >= middle - reach)] = z
+        radius = self.sigma * (level - used)
+        radius[radius < 0] = np.nan
+        # Downwards, since float32 must not round a radius up.
+        return torch.from_numpy(np.nextafter(radius.min(axis=0).astype(np.float32), np.float32(0)))
+
+    def draws_needed(
+        self, radius: float, predictor: str = "served", beta: float = 1e-3, per: str = "value"
+    ) -> int:
+        """Compute the smallest n of `certify` with which bounds at radius would not be trivial."""
+        return quantile_bounds.draws_needed(
+            self._shift(radius, predictor, beta, per), self.alpha, self.level_count, self.values
+        )
+
+    def rms(self, radius: float) -> float:
+        """Express an l2 radius as the root mean square change of an LR value, in 8-bit steps."""
+        return radius * 255 / float(np.sqrt(np.prod(self.lr_shape)))
+
+    def summary(self) -> dict[str, Any]:
+        """Describe in JSON's types what is certified and under which conditions."""
+        return {
+            **self._options(),
+            "output_shape": [*self.sr_bytes.shape[1:]],
+            "output_values": self.sr_bytes.size,
+            "values_at_once": self.values,
+            "multiplicity": self.multiplicity,
+            "tiles": len(self.tiles),
+            "levels": self.z.size,
+            "max_radius": self.max_radius,
+            "draws_needed_for_radius_0": quantile_bounds.draws_needed(
+                0.0, self.alpha, self.level_count, self.values
+            ),
+            "serving_noise": "seeded: claims about the ideal predictor only"
+            if self.seeded
+            else "fresh",
+            "certification_noise": "seeded: VOID, nothing is claimed" if self.void else "fresh",
+        }
+
+    def __repr__(self) -> str:
+        """Show what the certificate is about."""
+        height, width = self.sr_bytes.shape[2:]
+        radius = f"max_radius={self.max_radius:.4g}" if self.z.size else "trivial"
+        radius += ", VOID" if self.void else ""
+        return (
+            f"Certificate({width}x{height}, sigma={self.sigma:g}, {self.agg} of "
+            f"n_serve={self.n_serve}, n_cert={self.n_cert}, "
+            f"alpha={self.alpha:g}, scope={self.scope!r}, tile={self.tile}, "
+            f"halo={self.halo}, {radius})"
+        )
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write one .npz, without pickle; a file that is there is replaced only when the new one is
+        complete.
+        """
+        storage.write(path, FORMAT, self._options(), {name: getattr(self, name) for name in ARRAYS})
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> "Certificate":
+        """Read what `save` wrote.
+
+        Raises:
+            OSError: If the file can't be read.
+            ValueError: If it is no certificate, of another format version, or was changed.
+        """
+        options, arrays = storage.read(path, FORMAT, ARRAYS)
+        found: dict[str, Any] = {**arrays, **options, "lr_shape": tuple(options["lr_shape"])}
+        return cls(**found)
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in ARRAYS
+        }
+
+    def _require(self, radius: float, predictor: str) -> None:
+        if not 0 <= radius < np.inf:
+            raise ValueError(f"radius must be finite and at least 0, got {radius}")
+        _choose("predictor", predictor, "served", "ideal")
+        if predictor == "served" and self.seeded:
+            raise ValueError(
+                "the smoother has a fixed seed, so there is no fresh noise to speak of: ask "
+                'for predictor="ideal"'
+            )
+        if predictor == "served" and self.agg == "mean":
+            raise ValueError(
+                'a mean of few draws has no useful bound: ask for predictor="ideal", or '
+                'smooth by agg="median"'
+            )
+
+    def _require_image(self, what: str) -> None:
+        if self.scope != "image":
+            raise ValueError(
+                f'{what} speaks of the whole image, but scope="pixel" of one pixel: certify '
+                'with scope="image"'
+            )
+
+    def _shift(self, radius: float, predictor: str, beta: float, per: str) -> float:
+        """The level, in units of z, at which bounds are to be looked up."""
+        self._require(radius, predictor)
+        _choose("per", per, "value", "image")
+        if predictor == "ideal":
+            return radius / self.sigma
+        if not 0 < beta < 1:
+            raise ValueError(f"beta must be between 0 and 1, got {beta}")
+        if per == "image":
+            self._require_image('per="image"')
+        return radius / self.sigma + quantile_bounds.served_shift(
+            self.n_serve, beta, self.sr_bytes.size if per == "image" else 1
+        )
+
+    def interval(self, shift: float) -> tuple[np.ndarray, np.ndarray]:
+        """Look up (lower, upper), each (C,H,W) in 8-bit steps, of the 8-bit ideal output under an
+        attack of norm shift * sigma.
+        """
+        if self.agg == "median":
+            index = int(quantile_bounds.level_index(self.z, shift))
+            return self._at(self.lower, index, 0), self._at(self.upper, index, 255)
+        # The mean is the integral of the quantiles; each slice of it is bounded by its highest
+        # level, the rest by the range.
+        weights = np.diff(ndtr(self.z), prepend=0.0)
+        lower = np.zeros(self.sr_bytes.shape[1:])
+        upper = np.full(lower.shape, 255 * (1 - weights.sum()))
+        for weight, level in zip(
+            weights, quantile_bounds.level_index(self.z, self.z + shift), strict=True
+        ):
+            lower += weight * self._at(self.lower, level, 0)
+            upper += weight * self._at(self.upper, level, 255)
+        # The stored draws were rounded, the mean's are not, and the output is: half a step twice.
+        return (lower - 1).clip(0), (upper + 1).clip(None, 255)
+
+    def _at(self, stack: np.ndarray, index: int, trivial: int) -> np.ndarray:
+        return (
+            stack[index]
+            if index < len(self.z)
+            else np.full(self.sr_bytes.shape[1:], trivial, np.uint8)
+        )
+
+
+def _image(array: np.ndarray) -> Tensor:
+    """(C,H,W) in 8-bit steps as float32 (1,C,H,W) in [0, 1]."""
+    return torch.from_numpy(array.astype(np.float32).clip(0, 255))[None] / 255
+
+
+def _choose(name: str, value: str, *allowed: str) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")

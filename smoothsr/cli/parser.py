@@ -1,0 +1,392 @@
+"""The options of every command."""
+
+import argparse
+import math
+from pathlib import Path
+
+GOES_ON = (
+    "Killed and started again, it goes on where it was; processes of torchrun share the images."
+)
+CONDITION = (
+    "e.g. none, noise:0.03, jpeg:50, blur:1, resize:0.5, blur:1+noise:0.02+jpeg:60, fgsm:1/255, "
+    "pgd:l2:0.5, cw:4/255@bare"
+)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe every command."""
+    top = argparse.ArgumentParser(
+        prog="smoothsr",
+        description="Super-resolution that holds under attack and noise, certified.",
+    )
+    commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+
+    up = commands.add_parser("upscale", help="upscale images or folders by a smoothed network")
+    up.add_argument("input", nargs="+", help="image files or folders")
+    up.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help="folder, or a file for one input (default: beside the input)",
+    )
+    up.add_argument("--suffix", default="_sr", help='added to the name (default "_sr")')
+    up.add_argument("--ext", help="file type of the output, such as png (default: as the input)")
+    up.add_argument(
+        "--skip-existing",
+        action="store_true",
+        help="leave outputs that are there (default: overwrite)",
+    )
+    up.add_argument(
+        "--agg",
+        default="median",
+        help='"median", "mean", or a percentile such as p10 (default median)',
+    )
+    up.add_argument("--seed", type=int, help="make the noise the same every time (default: fresh)")
+    _common(up, tile=0, halo=4)
+    up.set_defaults(command="upscale")
+
+    cert = commands.add_parser(
+        "certify", help="bound what any attack on an image can do to its output"
+    )
+    cert.add_argument("input", type=Path, help="an image file")
+    cert.add_argument(
+        "-o", "--output", type=Path, help="folder for the results (default: NAME_certified)"
+    )
+    cert.add_argument(
+        "--agg", default="median", choices=("median", "mean"), help="(default median)"
+    )
+    cert.add_argument("--n-cert", type=int, default=1000, help="certification draws (default 1000)")
+    cert.add_argument(
+        "--alpha",
+        type=number,
+        default=1e-3,
+        help="failure probability of the certificate (default .001)",
+    )
+    cert.add_argument(
+        "--beta",
+        type=number,
+        default=1e-3,
+        help="failure probability of a served value (default .001)",
+    )
+    cert.add_argument(
+        "--levels", type=int, default=32, help="bounds stored for each value (default 32)"
+    )
+    cert.add_argument(
+        "--radius",
+        type=number,
+        nargs="+",
+        help="l2 radii to tabulate (default: .25, .5, 1 and 1.5 sigma)",
+    )
+    cert.add_argument(
+        "--tolerance", type=number, default=8, help="of the radius map, in 8-bit steps (default 8)"
+    )
+    cert.add_argument("--reference", type=Path, help="ground truth image, for certified fidelity")
+    _common(cert, tile=8, halo=2)
+    cert.set_defaults(command="certify")
+
+    attack = commands.add_parser(
+        "attack", help="attack an image, and show what becomes of the bare and the smoothed output"
+    )
+    attack.add_argument("input", type=Path, help="an image file")
+    attack.add_argument(
+        "-o", "--output", type=Path, help="folder for the results (default: NAME_attacked)"
+    )
+    attack.add_argument(
+        "-a", "--attack", default="pgd:4/255", help=f"(default pgd:4/255) {CONDITION}"
+    )
+    attack.add_argument(
+        "--agg", default="median", choices=("median", "mean"), help="(default median)"
+    )
+    attack.add_argument(
+        "--reference",
+        type=Path,
+        help="ground truth to drive the output away from (default: the clean output)",
+    )
+    attack.add_argument(
+        "--certificate",
+        type=Path,
+        help="NAME.npz of certify, whose options are used: did the "
+        "output stay inside? Exit status 1 if it did not",
+    )
+    attack.add_argument(
+        "--beta",
+        type=number,
+        default=1e-3,
+        help="failure probability of a served value (default .001)",
+    )
+    _seed(attack)
+    _common(attack, tile=0, halo=4)
+    predictor = (
+        "sigma",
+        "n",
+        "agg",
+        "tile",
+        "halo",
+        "precision",
+    )  # None unless given, since a certificate brings its own
+    attack.set_defaults(
+        command="attack", defaults={name: attack.get_default(name) for name in predictor}
+    )
+    attack.set_defaults(**dict.fromkeys(predictor))
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure models, bare and smoothed, on images under attacks and degradations",
+        description=(
+            "Write a table: rows models and sigmas, columns conditions and metrics, means over "
+            "images. "
+        )
+        + GOES_ON,
+    )
+    evaluate.add_argument(
+        "--sigma",
+        type=deviations,
+        default=[0.0, 0.03],
+        help="noise of each row, separated by commas; 0 is bare (default 0,0.03)",
+    )
+    evaluate.add_argument(
+        "-n", type=int, default=21, help="draws of a smoothed output (default 21)"
+    )
+    _evaluation(evaluate, conditions="none,noise:0.03,pgd:4/255")
+    evaluate.set_defaults(command="evaluate")
+
+    sweep = commands.add_parser(
+        "sweep",
+        help="choose sigma, n, tile and halo from data: tables, curves, and the best of each",
+        description=(
+            "Measure candidates, write table and curves, and say which is best under each "
+            "condition. "
+        )
+        + GOES_ON,
+    )
+    sweep.add_argument(
+        "--over",
+        default="sigma",
+        choices=("sigma", "n", "certified"),
+        help="what to vary (default sigma); "
+        "certified: certified PSNR over sigma, tile and halo, without --attack and --metrics",
+    )
+    sweep.add_argument(
+        "--sigma",
+        type=deviations,
+        help="candidates, separated by commas (default 0,.01,.02,.03,.04,.06,.08; "
+        "over n: .03; certified: .05,.1)",
+    )
+    sweep.add_argument(
+        "-n",
+        type=integers,
+        help="candidates over n (default 1,3,5,11,21,51,101), otherwise one number (21)",
+    )
+    _evaluation(sweep, conditions="none,noise:0.03,pgd:4/255", several=True)
+    sweep.add_argument(
+        "--radius", type=numbers, default=[0.05, 0.1], help="certified: l2 radii (default .05,.1)"
+    )
+    sweep.add_argument("--n-cert", type=int, default=1000, help="certified: draws (default 1000)")
+    sweep.add_argument(
+        "--alpha",
+        type=number,
+        default=1e-3,
+        help="certified: failure probability of all candidates (default .001)",
+    )
+    sweep.add_argument(
+        "--levels",
+        type=int,
+        default=32,
+        help="certified: bounds stored for each value (default 32)",
+    )
+    sweep.add_argument(
+        "--predictor",
+        default="ideal",
+        choices=("served", "ideal"),
+        help="certified: of what (default ideal)",
+    )
+    sweep.set_defaults(command="sweep")
+
+    models = commands.add_parser("models", help="list what can be loaded, or tell what files are")
+    models.add_argument("file", nargs="*", help="checkpoint files or names")
+    _network(models)
+    models.set_defaults(command="models")
+    return top
+
+
+def _common(command: argparse.ArgumentParser, tile: int, halo: int) -> None:
+    """Options of the commands that run one smoothed model."""
+    command.add_argument(
+        "-m",
+        "--model",
+        default="builtin",
+        help='"builtin" or a checkpoint file (see: smoothsr models)',
+    )
+    _network(command)
+    command.add_argument(
+        "--sigma",
+        type=deviation,
+        default=0.03,
+        help="noise standard deviation, 0.03 or 8/255 (default 0.03)",
+    )
+    command.add_argument("-n", type=int, default=21, help="draws of the served output (default 21)")
+    command.add_argument(
+        "-t",
+        "--tile",
+        type=int,
+        default=tile,
+        help=f"tile side in input pixels, 0: none (default {tile})",
+    )
+    command.add_argument(
+        "--halo", type=int, default=halo, help=f"input pixels read beyond a tile (default {halo})"
+    )
+    command.add_argument(
+        "--batch-size", type=int, help="draws at once (default: the fastest, found out)"
+    )
+    _machine(command)
+
+
+def _evaluation(command: argparse.ArgumentParser, conditions: str, several: bool = False) -> None:
+    """Options of the commands that measure on many images."""
+    command.add_argument(
+        "--hr", nargs="+", required=True, help="ground truth: image files or folders"
+    )
+    command.add_argument(
+        "--lr",
+        type=Path,
+        help="folder of inputs, named as HR or NAMEx4 (default: HR reduced bicubically)",
+    )
+    command.add_argument(
+        "-m",
+        "--model",
+        nargs="+",
+        default=["builtin"],
+        help="checkpoint files or names (see: smoothsr models)",
+    )
+    _network(command)
+    command.add_argument(
+        "-a",
+        "--attack",
+        type=words,
+        default=words(conditions),
+        help=f"conditions, joined by commas (default {conditions}) {CONDITION}",
+    )
+    metrics = "of psnr, psnr_y, ssim, ssim_y, mse, lpips (default psnr_y,ssim_y,lpips)"
+    command.add_argument(
+        "--metrics", type=words, default=words("psnr_y,ssim_y,lpips"), help=metrics
+    )
+    command.add_argument(
+        "--lpips-weights",
+        type=Path,
+        help="file of LPIPS weights (default: the lpips package downloads AlexNet)",
+    )
+    command.add_argument(
+        "--crop",
+        type=int,
+        help="measure on the central crop of so many input pixels (default: whole images)",
+    )
+    command.add_argument(
+        "--agg",
+        default="median",
+        help='"median", "mean", or a percentile such as p10 (default median)',
+    )
+    if several:
+        command.add_argument(
+            "-t",
+            "--tile",
+            type=integers,
+            help="tile side in pixels, 0: none (default 0, certified: 0,8,16)",
+        )
+        command.add_argument(
+            "--halo",
+            type=integers,
+            help="input pixels read beyond a tile (default 4; certified: 2)",
+        )
+    else:
+        command.add_argument(
+            "-t",
+            "--tile",
+            type=int,
+            default=0,
+            help="tile side in input pixels, 0: none (default 0)",
+        )
+        command.add_argument(
+            "--halo", type=int, default=4, help="input pixels read beyond a tile (default 4)"
+        )
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help=f"folder of the results (default: {command.prog.split()[-1]})",
+    )
+    _seed(command)
+    _machine(command)
+
+
+def _network(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-s", "--scale", type=int, help="for checkpoints that serve several scales"
+    )
+    command.add_argument(
+        "--arch", help="for checkpoints that don't tell: torchsr:NAME or basicsr:NAME{options}"
+    )
+
+
+def _seed(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--seed", type=int, default=0, help="of attacks, degradations and serving noise (default 0)"
+    )
+
+
+def _machine(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--device", default="auto", help="cpu, cuda, mps ... (default: auto)")
+    command.add_argument(
+        "--precision",
+        default="float32",
+        choices=("float32", "bfloat16", "float16"),
+        help="(default float32)",
+    )
+
+
+def number(text: str) -> float:
+    """Parse 0.03 or 8/255."""
+    top, slash, bottom = text.partition("/")
+    try:
+        value = float(top) / float(bottom) if slash else float(text)
+    except ZeroDivisionError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ValueError(text)  # argparse names the option
+    return value
+
+
+def deviation(text: str) -> float:
+    """Parse a sigma."""
+    if number(text) > 1:
+        raise argparse.ArgumentTypeError(
+            f"{text} must be at most 1, since values are in [0, 1]: write 8/255, not 8"
+        )
+    return number(text)
+
+
+def deviations(text: str) -> list[float]:
+    """Parse 0,0.02,8/255, all of them sigmas."""
+    try:
+        return [deviation(word) for word in words(text)]
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be numbers such as 0,0.02,8/255, got {text!r}"
+        ) from None
+
+
+def words(text: str) -> list[str]:
+    """Parse none,noise:0.03."""
+    found = [word.strip() for word in text.split(",") if word.strip()]
+    if not found:
+        raise ValueError(text)
+    return list(dict.fromkeys(found))
+
+
+def numbers(text: str) -> list[float]:
+    """Parse 0,0.02,8/255."""
+    return [number(word) for word in words(text)]
+
+
+def integers(text: str) -> list[int]:
+    """Parse 1,5,21."""
+    return [int(word) for word in words(text)]

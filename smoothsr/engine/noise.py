@@ -1,0 +1,77 @@
+"""Where the noise comes from: fresh from the operating system's entropy, or a pure function of
+(seed, tile, draw).
+
+On the CPU numpy generators are used, since torch's use only 32 bits of a seed; on other devices
+torch's own. Values of a seeded source do not depend on batch sizes, and no global random state is
+read or changed.
+"""
+
+import secrets
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["Source", "source"]
+
+Source = Callable[[int, range, tuple[int, ...]], Tensor]
+"""(tile, draws, shape of one draw) -> standard normal noise (len(draws), *shape)."""
+
+
+def source(seed: int | None, device: torch.device, dtype: torch.dtype) -> Source:
+    """Make a source of standard normal noise in float32, or in float64 where dtype is float64.
+
+    Args:
+        seed: None for fresh noise; otherwise any int, and draw i of tile j is the same for every
+            batch size.
+        device: Where the noise is made.
+        dtype: The input's.
+    """
+    precision = torch.float64 if dtype == torch.float64 else torch.float32
+    if seed is None:
+        return _fresh(device, precision)
+    return _seeded(seed, device, precision)
+
+
+def _fresh(device: torch.device, dtype: torch.dtype) -> Source:
+    generator = (
+        np.random.default_rng()
+        if device.type == "cpu"
+        else torch.Generator(device).manual_seed(secrets.randbits(63))
+    )
+
+    def draw(_tile: int, draws: range, shape: tuple[int, ...]) -> Tensor:
+        return _normal(generator, (len(draws), *shape), device, dtype)
+
+    return draw
+
+
+def _seeded(seed: int, device: torch.device, dtype: torch.dtype) -> Source:
+    def one(tile: int, index: int, shape: tuple[int, ...]) -> Tensor:
+        entropy = np.random.SeedSequence([abs(seed), int(seed < 0), tile, index])
+        if device.type == "cpu":
+            return _normal(np.random.default_rng(entropy), shape, device, dtype)
+        state = int(entropy.generate_state(1, np.uint64)[0] >> np.uint64(1))
+        return _normal(torch.Generator(device).manual_seed(state), shape, device, dtype)
+
+    def draw(tile: int, draws: range, shape: tuple[int, ...]) -> Tensor:
+        return torch.stack([one(tile, index, shape) for index in draws])
+
+    return draw
+
+
+def _normal(
+    generator: np.random.Generator | torch.Generator,
+    shape: tuple[int, ...],
+    device: torch.device,
+    dtype: torch.dtype,
+) -> Tensor:
+    if isinstance(generator, torch.Generator):
+        return torch.randn(shape, generator=generator, device=device, dtype=dtype)
+    wide = dtype == torch.float64
+    return torch.from_numpy(
+        generator.standard_normal(shape, np.float64)
+        if wide
+        else generator.standard_normal(shape, np.float32)
+    )

@@ -1,0 +1,90 @@
+"""Integer geometry of tiles: which pixels a patch reads, which it yields, and how often a pixel is
+read.
+
+Along each axis the output is cut into runs of `tile` pixels, the last one shorter. The patch of a
+tile is the tile and `halo` pixels on either side. Where that reaches beyond the image, the patch is
+completed by reflecting its own real pixels, bouncing as often as needed, so that all patches of an
+image have one shape. Outputs are cropped to their tiles, never blended: they partition the image.
+"""
+
+from typing import NamedTuple
+
+__all__ = ["Span", "Tile", "grid", "multiplicity"]
+
+
+class Span(NamedTuple):
+    """One tile along one axis, in LR pixels: yields start..stop, reads the real pixels first..last.
+
+    `gather` lists for each position of the completed patch an index into first..last; start is at
+    position `offset` of it.
+    """
+
+    start: int
+    stop: int
+    first: int
+    last: int
+    offset: int
+    gather: tuple[int, ...]
+
+
+class Tile(NamedTuple):
+    """One tile: its spans along rows and columns."""
+
+    rows: Span
+    columns: Span
+
+    @property
+    def pixels(self) -> int:
+        """How many real pixels the patch reads."""
+        return (self.rows.last - self.rows.first) * (self.columns.last - self.columns.first)
+
+    @property
+    def padded(self) -> bool:
+        """Whether the patch reaches beyond the image."""
+        return any(len(span.gather) != span.last - span.first for span in self)
+
+
+def grid(height: int, width: int, tile: int | None, halo: int) -> list[Tile]:
+    """Cut an image into tiles, row by row; tile None gives one that is the whole image.
+
+    Example:
+        >>> [t.columns.gather for t in grid(1, 5, 4, 2)]
+        [(2, 1, 0, 1, 2, 3, 4, 3), (0, 1, 2, 1, 0, 1, 2, 1)]
+    """
+    return [
+        Tile(rows, columns)
+        for rows in spans(height, tile, halo)
+        for columns in spans(width, tile, halo)
+    ]
+
+
+def spans(length: int, tile: int | None, halo: int) -> list[Span]:
+    """Cut one axis; an axis no longer than a tile is one span, which needs no halo."""
+    if tile is None or length <= tile:
+        return [Span(0, length, 0, length, 0, tuple(range(length)))]
+    cut = []
+    for start in range(0, length, tile):
+        first, last = max(0, start - halo), min(length, start + tile + halo)
+        gather = tuple(
+            reflect(i - first, last - first) for i in range(start - halo, start + tile + halo)
+        )
+        cut.append(Span(start, min(start + tile, length), first, last, halo, gather))
+    return cut
+
+
+def reflect(index: int, length: int) -> int:
+    """Mirror an index into 0..length-1 without repeating the border, as often as needed."""
+    if length == 1:
+        return 0
+    index %= 2 * (length - 1)
+    return min(index, 2 * (length - 1) - index)
+
+
+def multiplicity(tiles: list[Tile]) -> int:
+    """M: the largest number of patches that one input pixel belongs to."""
+    most = 1
+    for axis in (0, 1):
+        reads = {tile[axis].start: (tile[axis].first, tile[axis].last) for tile in tiles}.values()
+        # How many intervals cover a pixel is largest at the first pixel of one of them.
+        most *= max(sum(a <= first < b for a, b in reads) for first, _ in reads)
+    return most

@@ -1,0 +1,1 @@
+"""Networks measured on images under attacks and degradations."""

@@ -1,0 +1,238 @@
+"""Scores of networks, bare and smoothed, on images under conditions, kept in a part file for each
+image.
+
+A score is a pure function of image, network, setting, condition, seed and kind of device, and is
+stored under these. So a run that was killed, or that several machines share, ends with the scores
+of one that ran through, and a later one with more rows or columns measures only what is missing.
+(For the last bit of it, run under `torch.use_deterministic_algorithms(True)`, with as many
+threads.)
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from smoothsr import __version__, metrics
+from smoothsr.evaluation.conditions import Condition, seed_of, serve
+from smoothsr.files.atomic import replacing
+from smoothsr.files.digests import digest, fingerprint
+from smoothsr.smoothing import SmoothedSR
+
+__all__ = ["METRICS", "Image", "Setting", "Study"]
+
+METRICS = ("psnr", "psnr_y", "ssim", "ssim_y", "mse", "lpips")
+Record = dict[str, Any]
+"""What one output scored: {"image", "model", "sigma", "n", "tile", "halo", "condition", "scores":
+{metric: value}}."""
+Scores = dict[str, dict[str, float]]
+"""Of one image: {what was measured: {metric: value}}."""
+
+
+class Image(NamedTuple):
+    """What is measured on: LR (1,C,h,w) and HR (1,C,s*h,s*w), in [0, 1]."""
+
+    name: str
+    lr: Tensor
+    hr: Tensor
+
+
+class Setting(NamedTuple):
+    """How a network is run: bare where sigma is 0, or smoothed with n draws, in tiles where tile is
+    greater than 0.
+    """
+
+    sigma: float
+    n: int = 1
+    tile: int = 0
+    halo: int = 0
+
+    @classmethod
+    def of(cls, sigma: float, n: int, tile: int, halo: int) -> "Setting":
+        """Make a setting without the numbers that it doesn't use."""
+        return cls(sigma, n, tile, halo if tile else 0) if sigma else cls(0.0)
+
+
+@dataclass(frozen=True)
+class Study:
+    """Which scores are wanted, and the folder of their part files.
+
+    Args:
+        folder: Where the part files are; must exist when something is measured.
+        models: Networks in eval mode by their names, all of one scale.
+        settings: Each is applied to each network.
+        conditions: What is done to the inputs.
+        metrics: Of METRICS. Borders of `scale` pixels are cropped, but for LPIPS.
+        agg: Of SmoothedSR.
+        seed: Of attacks, degradations and serving noise; together with the image's name.
+        lpips_weights: File for `metrics.lpips`.
+        precision: Named in the part files, since scores depend on it; autocast is the caller's.
+
+    Raises:
+        ValueError: If a metric is unknown, or a number of a setting is out of its range.
+    """
+
+    folder: Path
+    models: Mapping[str, nn.Module]
+    settings: Sequence[Setting]
+    conditions: Sequence[Condition]
+    metrics: Sequence[str]
+    agg: str = "median"
+    seed: int = 0
+    lpips_weights: Path | None = None
+    precision: str = "float32"
+
+    def __post_init__(self) -> None:
+        """Refuse at once what would otherwise fail for every image."""
+        if unknown := [metric for metric in self.metrics if metric not in METRICS]:
+            raise ValueError(f"unknown metric {unknown[0]!r}: use {', '.join(METRICS)}")
+        for network in self.models.values():
+            for setting in self.settings:
+                self._smoothed(network, setting)
+
+    @property
+    def cells(self) -> int:
+        """How many outputs are scored for each image."""
+        return len(self.models) * len(self.settings) * len(self.conditions)
+
+    def measure(self, image: Image, progress: Callable[[], object] = lambda: None) -> None:
+        """Score an image wherever its part file doesn't yet, and store each score at once.
+
+        Args:
+            image: On the device of the networks.
+            progress: Called after each of `cells`.
+
+        Raises:
+            ValueError: If an output has NaN or not HR's shape, or is too small for a metric.
+        """
+        pixels, seed = digest([image.lr, image.hr]), seed_of(self.seed, image.name)
+        found = self._read(image.name).get(pixels, {})
+        for name, network in self.models.items():
+            for condition in self.conditions:
+                attacked = None
+                for setting in self.settings:
+                    key = self._key(name, setting, condition, image)
+                    if missing := [
+                        metric
+                        for metric in self.metrics
+                        if self._stored(metric) not in found.get(key, {})
+                    ]:
+                        model = self._smoothed(network, setting)
+                        if (
+                            attacked is None or condition.adaptive
+                        ):  # else it is the same for every setting
+                            attacked = condition.apply(image.lr, image.hr, model, seed)
+                        with torch.no_grad():
+                            output = serve(model, attacked, seed_of(seed, "serving"))
+                        if output.isnan().any():
+                            raise ValueError(
+                                f"{name} gives NaN under {condition.text}: try another --precision"
+                            )
+                        scores = {
+                            self._stored(metric): self._score(metric, output, image)
+                            for metric in missing
+                        }
+                        self._store(image.name, pixels, key, scores)
+                    progress()
+
+    def records(self, image: Image) -> list[Record] | None:
+        """Collect what is stored of an image, or None if it is not complete."""
+        stored, found = self._read(image.name).get(digest([image.lr, image.hr]), {}), list[Record]()
+        for name in self.models:
+            for setting in self.settings:
+                for condition in self.conditions:
+                    scores = stored.get(self._key(name, setting, condition, image), {})
+                    record = {
+                        "image": image.name,
+                        "model": name,
+                        **setting._asdict(),
+                        "condition": condition.text,
+                    }
+                    found.append(
+                        {
+                            **record,
+                            "scores": {
+                                metric: scores.get(self._stored(metric)) for metric in self.metrics
+                            },
+                        }
+                    )
+        return None if any(None in record["scores"].values() for record in found) else found
+
+    @cached_property
+    def _weights(self) -> str:
+        return (
+            hashlib.sha256(self.lpips_weights.read_bytes()).hexdigest()[:16]
+            if self.lpips_weights
+            else "downloaded"
+        )
+
+    def _stored(self, metric: str) -> str:
+        """Name a metric in part files: LPIPS with the digest of its weights."""
+        return f"lpips {self._weights}" if metric == "lpips" else metric
+
+    @cached_property
+    def _digests(self) -> dict[str, str]:
+        return {name: fingerprint(network) for name, network in self.models.items()}
+
+    def _key(self, name: str, setting: Setting, condition: Condition, image: Image) -> str:
+        how = [self.agg, *setting] if setting.sigma else []
+        where = [self.precision, image.lr.device.type]
+        return json.dumps(
+            [__version__, self._digests[name][:16], how, condition.text, self.seed, *where]
+        )
+
+    def _smoothed(self, network: nn.Module, setting: Setting) -> nn.Module:
+        sigma, n, tile, halo = setting
+        return (
+            SmoothedSR(network, sigma, n, self.agg, tile=tile or None, halo=halo)
+            if sigma
+            else network
+        )
+
+    def _score(self, metric: str, output: Tensor, image: Image) -> float:
+        if output.shape != image.hr.shape:
+            raise ValueError(
+                f"{image.name}: HR is {(*image.hr.shape,)}, the output {(*output.shape,)}: "
+                "another scale?"
+            )
+        if metric == "lpips":
+            with torch.autocast(
+                output.device.type, enabled=False
+            ):  # the network's precision is not the metric's
+                return metrics.lpips(output, image.hr, weights=self.lpips_weights).item()
+        function, _, channel = metric.partition("_")
+        pair = [
+            picture.cpu() for picture in (output, image.hr)
+        ]  # float64, which not every device has
+        if (
+            channel and output.shape[1] == 1
+        ):  # a gray image is a colour image of equal channels, and its luma that of one
+            pair = [picture.expand(-1, 3, -1, -1) for picture in pair]
+        border = image.hr.shape[-1] // image.lr.shape[-1]
+        return getattr(metrics, function)(*pair, border=border, y=bool(channel)).item()
+
+    def _store(self, name: str, pixels: str, key: str, scores: Mapping[str, float]) -> None:
+        whole = self._read(name)  # anew, since another run may have added to it
+        whole.setdefault(pixels, {}).setdefault(key, {}).update(scores)
+        with replacing(self.folder / f"{name}.json") as part:
+            part.write_text(json.dumps(whole, indent=1) + "\n", encoding="utf-8")
+
+    def _read(self, name: str) -> dict[str, Scores]:
+        """Read the scores of each image that had this name, by the digest of its pixels."""
+        path = self.folder / f"{name}.json"
+        try:
+            whole = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+            sound = all(
+                isinstance(values, dict) for scores in whole.values() for values in scores.values()
+            )
+        except (ValueError, AttributeError):
+            sound = False
+        if not sound:
+            raise ValueError(f"{path} holds no scores: delete it, and it will be measured again")
+        return whole

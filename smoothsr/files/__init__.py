@@ -1,0 +1,1 @@
+"""Images, digests, and files that appear whole or not at all."""

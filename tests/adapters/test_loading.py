@@ -1,0 +1,254 @@
+"""load: the networks that come along, the real files, the trial run, and what happens without the
+extras.
+"""
+
+import dataclasses
+import subprocess
+import sys
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import smoothsr.adapters
+from smoothsr.adapters import CheckpointError, LoadedSR, available, load
+from smoothsr.adapters.compact import Compact
+from smoothsr.adapters.fitted import Found
+from smoothsr.adapters.probe import check, doubt
+
+# file, architecture, scale, then the values of channels and multiple_of
+REAL = [
+    ("RealESRGAN_x4plus.pth", "ESRGAN (64nf, 23nb)", 3, 1),
+    ("realesr-animevideov3.pth", "SRVGGNetCompact (64 features, 16 convolutions)", 3, 1),
+    ("spanx4_ch48.pth", "SPAN (48nf)", 3, 1),
+    ("DITN_Real_x4.pth", "DITN (60dim)", 3, 8),
+    ("DITN_Real_GAN_x4.pth", "DITN (60dim)", 3, 8),
+    ("carn_m.pth", "torchSR CARNM", 3, 1),
+]
+
+
+def bicubic_error(sr: LoadedSR) -> float:
+    """Mean absolute difference from a bicubic enlargement of a smooth picture, which any trained
+    network comes close to.
+    """
+    y, x = torch.meshgrid(torch.linspace(0, 3, 13), torch.linspace(0, 2, 10), indexing="ij")
+    lr = torch.stack([(x + y).sin(), (x - y).cos(), (2 * x).sin() * y.cos()])[None] * 0.3 + 0.5
+    with torch.no_grad():
+        return (
+            (sr.model(lr) - nn.functional.interpolate(lr, scale_factor=sr.scale, mode="bicubic"))
+            .abs()
+            .mean()
+            .item()
+        )
+
+
+@pytest.mark.parametrize("name", ["builtin", "builtin-clean"])
+def test_builtin(name):
+    sr = load(name)
+    assert isinstance(sr.model, Compact)
+    assert dataclasses.astuple(dataclasses.replace(sr, model=None, sha256=None)) == (
+        *(None, 4, 3, 1.0, 1, 1),
+        *("SRVGGNetCompact (32 features, 16 convolutions)", name, None),
+    )
+    assert bicubic_error(sr) < 0.02
+    assert (
+        load(name).sha256
+        == sr.sha256
+        != load("builtin" if name == "builtin-clean" else "builtin-clean").sha256
+    )
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        sr.scale = 2
+
+
+@pytest.mark.parametrize(("file", "name", "channels", "multiple"), REAL)
+def test_real_files(data, file, name, channels, multiple):
+    if name.startswith(("torchSR", "ESRGAN", "SPAN", "DITN")):
+        pytest.importorskip("torchsr" if "torchSR" in name else "spandrel")
+    sr = load(data / "checkpoints" / file, **({"scale": 4} if file == "carn_m.pth" else {}))
+    assert (sr.name, sr.scale, sr.channels, sr.multiple_of, sr.value_range) == (
+        name,
+        4,
+        channels,
+        multiple,
+        1,
+    )
+    assert bicubic_error(sr) < (0.08 if "GAN" in file or "anime" in file else 0.02)
+    lr = torch.full((1, 3, 9, 7), 0.5, requires_grad=True)
+    sr.model(lr).square().mean().backward()
+    assert (lr.grad.abs() > 0).all()
+
+
+def test_a_file_for_several_scales(data):
+    pytest.importorskip("torchsr")
+    path = data / "checkpoints" / "carn_m.pth"
+    for scale in (2, 3, 4):
+        assert bicubic_error(load(path, scale=scale)) < 0.02
+        assert load(path, arch=f"torchsr:carn_m@x{scale}").scale == scale
+    with pytest.raises(
+        CheckpointError, match="nothing tells which scale CARNM is for; pass scale=2, 3 or 4"
+    ):
+        load(path)
+
+
+def save(network, path):
+    torch.save(network.state_dict(), path)
+    return path
+
+
+def test_a_network_for_255_is_doubted_until_it_is_told(tmp_path):
+    # With all biases 255 times as large, a network of convolutions and PReLUs does for 0..255 what
+    # it did for 0..1.
+    torch.manual_seed(0)
+    network, lr = (
+        Compact(3, 4, 1, 2),
+        torch.rand(1, 3, 8, 8, generator=torch.Generator().manual_seed(0)),
+    )
+    network.body[-1].weight.data.mul_(0.01)
+    nn.init.constant_(network.body[-1].bias, 0.01)
+    expected = network(lr)
+    for parameter in [each for name, each in network.named_parameters() if name.endswith("bias")]:
+        parameter.data.mul_(255)
+    save(network, tmp_path / "net.pth")
+    with pytest.warns(
+        UserWarning,
+        match=r"net.pth: .* looks like a network for values up to 255; pass value_range=255",
+    ) as caught:
+        load(tmp_path / "net.pth")
+    assert caught[0].filename == __file__
+    sr = load(tmp_path / "net.pth", value_range=255)
+    assert sr.value_range == 255
+    torch.testing.assert_close(sr.model(lr), expected)
+    with pytest.raises(ValueError, match="value_range must be 1 or 255, got 2"):
+        load("builtin", value_range=2)
+
+
+def test_an_output_far_off_is_doubted():
+    conv = nn.Conv2d(3, 3, 1, bias=False)
+    nn.init.dirac_(conv.weight)
+    assert doubt(Found(conv, "", 1, 3)) is None
+    conv.weight.data.mul_(10)
+    assert doubt(Found(conv, "odd", 1, 3)).startswith(
+        "odd turns a mean of 0.5 into one of 5: it may be for another range"
+    )
+
+
+def test_the_trial_refuses_what_is_no_enlargement():
+    conv = nn.Conv2d(3, 3, 3, padding=1)
+    with pytest.raises(
+        CheckpointError, match=r"makes \(1, 3, 16, 16\) of \(1, 3, 16, 16\), where \(1, 3, 32, 32\)"
+    ):
+        check(Found(conv, "odd", 2, 3))
+    with pytest.raises(CheckpointError, match="odd fails on a 16x16 image: RuntimeError"):
+        check(Found(conv, "odd", 1, 4))
+    assert not check(Found(conv, "", 1, 3)).singly
+    assert check(
+        Found(nn.Sequential(conv, nn.BatchNorm2d(3, track_running_stats=False)), "", 1, 3)
+    ).singly
+
+
+def test_device_and_random_state():
+    before = torch.get_rng_state()
+    assert next(load("builtin", device="cpu").model.parameters()).device.type == "cpu"
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.cuda
+def test_cuda():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
+    sr, cpu = load("builtin", device="cuda"), load("builtin")
+    lr = torch.rand(1, 3, 8, 8)
+    torch.testing.assert_close(sr.model(lr.cuda()).cpu(), cpu.model(lr), atol=1e-3, rtol=0)
+
+
+def test_names_that_are_none():
+    with pytest.raises(
+        FileNotFoundError,
+        match="no file biultin; names of networks are builtin, builtin-clean and torchsr",
+    ):
+        load("biultin")
+    with pytest.raises(CheckpointError, match=r"builtin: it is SRVGGNetCompact .* x4, not x2"):
+        load("builtin", scale=2)
+
+
+def test_available_names_what_loads():
+    rows = available()
+    assert [row[0] for row in rows[:2]] == ["builtin", "builtin-clean"]
+    assert {extra for _, _, extra in rows} == {"", "load", "torchsr", "basicsr"}
+
+
+EXTRAS = ("spandrel", "torchsr", "basicsr", "torchvision")
+
+
+def test_importing_adapters_imports_no_extra():
+    code = (
+        f"import sys, smoothsr.adapters as a; a.load('builtin'); print([m for m in {EXTRAS} if m "
+        "in sys.modules])"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert (result.stdout.strip(), result.stderr) == ("[]", "")
+
+
+def forget(monkeypatch):
+    """Make the extras look as if they weren't installed."""
+    for name in [
+        *EXTRAS,
+        *(name for name in sys.modules if name.startswith(tuple(f"{extra}." for extra in EXTRAS))),
+    ]:
+        monkeypatch.setitem(sys.modules, name, None)
+
+
+@pytest.mark.parametrize(
+    ("options", "keys", "says"),
+    [
+        (
+            {},
+            ["sfe1"],
+            r"knows no network with the keys sfe1.weight \(4, 4, 1, 1\); .*pip install "
+            r'"smoothsr\[load\]"',
+        ),
+        (
+            {},
+            ["sfe1", "rdbs.0.layers.0.conv", "rdbs.0.lff", "upscale.0", "output"],
+            r'RDN needs .* "smoothsr\[torchsr\]"',
+        ),
+        (
+            {"arch": "torchsr:rcan@x2"},
+            ["a"],
+            r'rcan needs the package torchsr: pip install "smoothsr\[torchsr\]"',
+        ),
+        (
+            {"arch": "basicsr:EDSR"},
+            ["a"],
+            r"EDSR needs the package basicsr .*pip install --no-build-isolation --no-deps basicsr",
+        ),
+    ],
+)
+def test_a_missing_extra_is_named(options, keys, says, tmp_path, monkeypatch):
+    forget(monkeypatch)
+    torch.save({f"{key}.weight": torch.ones(4, 4, 1, 1) for key in keys}, tmp_path / "net.pth")
+    with pytest.raises(ImportError, match=says):
+        load(tmp_path / "net.pth", **options)
+    with pytest.raises(ImportError, match=r"smoothsr\[torchsr\]"):
+        load("torchsr:carn@x2")
+
+
+def test_without_extras_the_common_networks_load(data, monkeypatch):
+    forget(monkeypatch)
+    assert load(data / "checkpoints" / "realesr-animevideov3.pth").scale == 4
+
+
+def test_public_names():
+    assert smoothsr.adapters.__all__ == [
+        "CheckpointError",
+        "GrayAsRGB",
+        "LoadedSR",
+        "available",
+        "load",
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert issubclass(CheckpointError, ValueError)

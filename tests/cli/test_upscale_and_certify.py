@@ -1,0 +1,313 @@
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from smoothsr import Certificate
+from smoothsr.cli import main
+from smoothsr.cli.parser import number
+from smoothsr.files import images
+from smoothsr.files.images import Picture
+
+QUICK = ["--n-cert", "200", "--levels", "4", "--tile", "4", "--halo", "1", "--sigma", "0.05"]
+
+
+def error_of(capsys, *arguments):
+    assert main([str(argument) for argument in arguments]) == 2
+    captured = capsys.readouterr()
+    lines = [line for line in captured.err.splitlines() if not line.startswith("smoothsr: warning")]
+    assert len(lines) == 1, captured.err
+    assert lines[0].startswith("smoothsr: ")
+    return lines[0]
+
+
+def test_help_needs_no_torch():
+    script = (
+        "import sys\nfrom smoothsr.cli import main\ntry: main(['--help'])\nexcept SystemExit: "
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert "certify" in done.stdout
+    assert done.stdout.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize(("text", "value"), [("0.03", 0.03), ("8/255", 8 / 255), ("1e-3", 1e-3)])
+def test_number(text, value):
+    assert number(text) == value
+
+
+@pytest.mark.parametrize("text", ["1/0", "nan", "inf", "8/255/2", "much"])
+def test_bad_numbers_exit_with_2(text, capsys, photo):
+    with pytest.raises(SystemExit) as stop:
+        main(["certify", str(photo), "--sigma", text])
+    assert stop.value.code == 2
+    assert "--sigma" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "text"), [("certify", "8"), ("upscale", "1.5"), ("evaluate", "0,8"), ("sweep", "8")]
+)
+def test_a_sigma_in_8_bit_steps_is_told_so(command, text, capsys, photo):
+    with pytest.raises(SystemExit) as stop:
+        main(
+            [
+                command,
+                *(["--hr"] if command in ("evaluate", "sweep") else []),
+                str(photo),
+                "--sigma",
+                text,
+            ]
+        )
+    assert stop.value.code == 2
+    assert (
+        "must be at most 1, since values are in [0, 1]: write 8/255, not 8"
+        in capsys.readouterr().err
+    )
+
+
+def test_certify_writes_what_it_says(photo, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert (
+        main(
+            [
+                "certify",
+                str(photo),
+                "-o",
+                str(out),
+                *QUICK,
+                "--radius",
+                "0.01",
+                "0",
+                "0.5",
+                "--reference",
+                str(photo),
+            ]
+        )
+        == 2
+    )
+    assert "the output has 28x36 pixels" in capsys.readouterr().err
+    assert not out.exists()
+
+    assert (
+        main(["certify", str(photo), "-o", str(out), *QUICK, "--radius", "0.01", "0", "0.5"]) == 0
+    )
+    printed = capsys.readouterr().out
+    names = {path.name for path in out.iterdir()}
+    assert names == {
+        f"photo{end}"
+        for end in (
+            "_sr.png",
+            "_lower.png",
+            "_upper.png",
+            "_radius.png",
+            "_panel.png",
+            ".json",
+            ".npz",
+        )
+    }
+    certificate = Certificate.load(out / "photo.npz")
+    assert torch.equal(images.read(out / "photo_sr.png").pixels, certificate.sr)
+    lower, upper = (images.read(out / f"photo_{side}.png").pixels for side in ("lower", "upper"))
+    expected = certificate.bounds(0.01)
+    assert torch.equal(lower, expected[0])
+    assert torch.equal(upper, expected[1])
+    assert (certificate.tile, certificate.halo, certificate.sigma, certificate.n_cert) == (
+        4,
+        1,
+        0.05,
+        200,
+    )
+
+    record = json.loads((out / "photo.json").read_text())
+    rows = {(row["predictor"], row["radius"]): row for row in record["table"]}
+    assert set(rows) == {
+        (predictor, radius) for predictor in ("served", "ideal") for radius in (0, 0.01, 0.5)
+    }
+    for (predictor, radius), row in rows.items():
+        low, high = certificate.bounds(radius, predictor)
+        assert row["mean_width_8bit"] == pytest.approx(float((high - low).mean() * 255), rel=1e-5)
+        assert row["psnr_collective"] == pytest.approx(
+            certificate.psnr(radius, predictor=predictor)
+        )
+        held = certificate.radius_map(8 / 255, predictor)
+        assert row["within_tolerance"] == pytest.approx(float((held >= radius).float().mean()))
+    assert "Guaranteed, with confidence 0.999 over the 200 certification draws" in printed
+    assert "Not guaranteed" in printed
+    assert f"{rows['ideal', 0.01]['psnr_collective']:.2f} dB" in printed
+    assert re.search(r"predictor: --sigma 0.05 -n 21 --agg median --tile 4 --halo 1", printed)
+
+
+def test_too_few_draws_are_said(photo, tmp_path, capsys):
+    assert main(["certify", str(photo), "-o", str(tmp_path / "out"), *QUICK, "--n-cert", "9"]) == 0
+    captured = capsys.readouterr()
+    assert "Nothing is guaranteed: 9 draws" in captured.out
+    needed = int(re.search(r"--n-cert (\d+)", captured.out)[1])
+    assert (
+        main(["certify", str(photo), "-o", str(tmp_path / "out"), *QUICK, "--n-cert", str(needed)])
+        == 0
+    )
+    assert "Guaranteed" in capsys.readouterr().out
+
+
+def test_mean_has_ideal_claims_only(photo, tmp_path, capsys):
+    assert main(["certify", str(photo), "-o", str(tmp_path / "out"), *QUICK, "--agg", "mean"]) == 0
+    printed = capsys.readouterr().out
+    assert "ideal mean" in printed
+    assert "served" not in printed
+
+
+def test_upscale_gives_the_certified_predictor(photo, tmp_path):
+    """With noise that hardly moves an output both commands must write the same image; another tile
+    shows.
+    """
+    options = ["--sigma", "1e-6", "--tile", "4", "--halo", "1"]
+    assert (
+        main(
+            [
+                "certify",
+                str(photo),
+                "-o",
+                str(tmp_path / "c"),
+                *options,
+                "--n-cert",
+                "200",
+                "--levels",
+                "4",
+            ]
+        )
+        == 0
+    )
+    for halo in ("1", "0"):
+        assert (
+            main(["upscale", str(photo), "-o", str(tmp_path / f"u{halo}.png"), *options[:-1], halo])
+            == 0
+        )
+    certified = images.read(tmp_path / "c" / "photo_sr.png").pixels
+    same, other = (images.read(tmp_path / f"u{halo}.png").pixels for halo in ("1", "0"))
+    assert (certified - same).abs().max() < 1.5 / 255
+    assert (certified - other).abs().max() > 1.5 / 255
+
+
+def test_upscale_folder_goes_on_past_a_bad_file(photo, tmp_path, capsys):
+    (photo.parent / "broken.png").write_bytes(photo.read_bytes()[:50])
+    images.write(photo.parent / "gray.png", Picture(torch.rand(1, 1, 5, 6)))
+    images.write(
+        photo.parent / "clear.png", Picture(torch.rand(1, 3, 6, 5), torch.rand(1, 1, 6, 5))
+    )
+    images.write(photo.parent / "deep.png", Picture(torch.rand(1, 3, 5, 5) / 64, bits=16))
+    out = tmp_path / "out"
+    assert main(["upscale", str(photo.parent), "-o", str(out), "-n", "3"]) == 2
+    captured = capsys.readouterr()
+    assert "broken.png" in captured.err
+    assert "4 upscaled, 0 skipped, 1 failed" in captured.out
+    shapes = {path.name: images.read(path) for path in out.iterdir()}
+    assert set(shapes) == {"photo_sr.png", "gray_sr.png", "clear_sr.png", "deep_sr.png"}
+    assert shapes["gray_sr.png"].pixels.shape == (1, 1, 20, 24)
+    assert shapes["clear_sr.png"].alpha.shape == (1, 1, 24, 20)
+    assert shapes["deep_sr.png"].bits == 16
+    assert len(shapes["deep_sr.png"].pixels.unique()) > 256 / 64
+
+
+def test_upscale_skips_or_overwrites_and_says_so(photo, tmp_path, capsys):
+    command = [
+        "upscale",
+        str(photo),
+        "-o",
+        str(tmp_path),
+        "-n",
+        "1",
+        "--suffix",
+        "_x4",
+        "--ext",
+        "jpg",
+    ]
+    assert main(command) == 0
+    written = (tmp_path / "photo_x4.jpg").read_bytes()
+    assert main([*command, "--skip-existing"]) == 0
+    assert "skipped" in capsys.readouterr().out
+    assert (tmp_path / "photo_x4.jpg").read_bytes() == written
+    assert main(command) == 0
+    assert "overwritten" in capsys.readouterr().out
+
+
+def test_seeded_upscale_repeats(photo, tmp_path):
+    for name in ("a", "b"):
+        assert (
+            main(
+                [
+                    "upscale",
+                    str(photo),
+                    "-o",
+                    str(tmp_path / f"{name}.png"),
+                    "--seed",
+                    "3",
+                    "-n",
+                    "3",
+                ]
+            )
+            == 0
+        )
+    a, b = (images.read(tmp_path / f"{name}.png").pixels for name in ("a", "b"))
+    assert (a - b).abs().max() < 1.5 / 255
+
+
+def test_mistakes_are_one_line(photo, tmp_path, capsys):
+    text = tmp_path / "text.png"
+    text.write_text("<html>")
+    image = str(photo)
+    assert "no_such" in error_of(capsys, "certify", tmp_path / "no_such.png")
+    assert "text.png" in error_of(capsys, "certify", text)
+    assert "no_such" in error_of(capsys, "upscale", tmp_path / "no_such.png")
+    assert "no_such.pth" in error_of(capsys, "upscale", image, "-m", tmp_path / "no_such.pth")
+    assert "text.png" in error_of(capsys, "upscale", image, "-m", text)
+    assert "sigma" in error_of(capsys, "certify", image, "--sigma", "-1")
+    assert "odd" in error_of(capsys, "certify", image, "-n", "20")
+    assert "alpha" in error_of(capsys, "certify", image, "--alpha", "2")
+    assert "--radius" in error_of(capsys, "certify", image, "--radius", "-1")
+    assert "device" in error_of(capsys, "certify", image, "--device", "abacus")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    assert "no images" in error_of(capsys, "upscale", empty)
+    assert list(tmp_path.glob("**/*_sr*")) == []
+    assert list(tmp_path.glob("**/*.part")) == []
+
+
+def test_huge_images_want_a_tile(photo, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("smoothsr.attacks.gradient_memory.LIMIT", 50_000)
+    assert "--tile" in error_of(capsys, "certify", photo, "--tile", "0", "-o", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    assert main(["upscale", str(photo), "-o", str(tmp_path), "-n", "21"]) == 2
+    assert "pass --tile 64" in capsys.readouterr().err
+    assert (
+        main(["upscale", str(photo), "-o", str(tmp_path), "-n", "21", "--tile", "3", "--halo", "1"])
+        == 0
+    )
+
+
+def test_an_existing_result_survives_a_failure(photo, tmp_path, monkeypatch):
+    target = tmp_path / "photo_sr.png"
+    target.write_bytes(b"before")
+
+    def fail(*_args, **_options):
+        raise OSError("disk full")
+
+    monkeypatch.setattr("os.replace", fail)
+    monkeypatch.setattr("pathlib.Path.replace", fail)
+    assert main(["upscale", str(photo), "-o", str(tmp_path), "-n", "1"]) == 2
+    assert target.read_bytes() == b"before"
+    assert {path.name for path in tmp_path.iterdir()} == {"in", "photo_sr.png"}
+
+
+def test_models_lists_and_tells(tmp_path, capsys):
+    assert main(["models"]) == 0
+    assert "builtin" in capsys.readouterr().out
+    (tmp_path / "x.pth").write_text("no network")
+    assert main(["models", "builtin", str(tmp_path / "x.pth")]) == 2
+    captured = capsys.readouterr()
+    assert "x4, 3 channels, 163,280 parameters" in captured.out
+    assert "x.pth" in captured.err

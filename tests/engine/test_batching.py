@@ -1,0 +1,357 @@
+"""Batches: each draw once and in order, the fastest plan found and remembered, memory respected."""
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from smoothsr import SmoothedSR
+from smoothsr.engine import batching
+from smoothsr.engine.batching import Batching
+
+
+class Simulated:
+    """A predictor whose time is given by a formula, on a clock of its own."""
+
+    def __init__(
+        self,
+        seconds=lambda size, _: 1.0 * size,
+        memory=10**9,
+        error=torch.OutOfMemoryError,
+        text="out of memory",
+    ):
+        self.now, self.seconds, self.memory, self.error, self.text = (
+            0.0,
+            seconds,
+            memory,
+            error,
+            text,
+        )
+        self.made: list[range] = []
+        self.runs: list[tuple[int, bool]] = []
+
+    def make(self, draws: range) -> Tensor:
+        self.made.append(draws)
+        return (
+            torch.tensor(draws, dtype=torch.float32)[:, None, None, None]
+            .expand(-1, 3, 4, 4)
+            .contiguous()
+        )
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        last = not batch.is_contiguous()
+        if len(batch) > self.memory:
+            raise self.error(self.text)
+        self.now += self.seconds(len(batch), last)
+        self.runs.append((len(batch), last))
+        return batch
+
+    def all(self, batches: Batching, n: int, kind: str = "shape") -> list[tuple[int, bool]]:
+        """Run n draws, check that each came out once and in order, and return (size, channels_last)
+        of the batches.
+        """
+        before, outputs = len(self.runs), []
+        while sum(map(len, outputs)) < n:
+            outputs.append(batches.run(kind, range(sum(map(len, outputs)), n), self.make, self))
+        assert torch.cat(outputs)[:, 0, 0, 0].tolist() == [*range(n)]
+        return self.runs[before:]
+
+
+@pytest.fixture
+def simulate(monkeypatch):
+    def make(*args, **options):
+        simulated = Simulated(*args, **options)
+        monkeypatch.setattr(batching, "_clock", lambda _device: simulated.now)
+        return simulated
+
+    return make
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 21])
+@pytest.mark.parametrize("size", [None, 1, 4, 30])
+@pytest.mark.parametrize("convolutional", [False, True])
+def test_every_draw_comes_once_and_the_last_batch_is_shorter(n, size, convolutional, simulate):
+    predictor, batches = simulate(), Batching(size, convolutional)
+    for _ in range(5):
+        sizes = [size for size, _ in predictor.all(batches, n)]
+        assert sum(sizes) == n
+        if size:
+            assert sizes == [size] * (n // size) + [n % size] * (n % size > 0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        (
+            lambda size, _: 10 + size,
+            (11, False),
+        ),  # starting costs most: two batches of the largest that 21 draws can try
+        (lambda size, last: size * (1 if last else 2), (1, True)),
+        (lambda size, last: size * (2 if last else 1), (1, False)),
+        (
+            lambda size, last: (1 if last else 2) * size * (2 if size > 4 else 1 / size**0.5),
+            (4, True),
+        ),
+    ],
+)
+def test_the_fastest_plan_is_found_and_kept(seconds, expected, simulate):
+    predictor, batches = simulate(seconds), Batching(None, True)
+    for _ in range(8):
+        predictor.all(batches, 21)
+    settled = predictor.all(batches, 21)
+    assert settled[0] == expected
+    assert {last for _, last in settled} == {expected[1]}
+    assert predictor.all(batches, 21) == settled
+
+
+def test_a_shorter_batch_tells_nothing_about_its_plan(simulate):
+    predictor, batches = simulate(lambda size, _: 10 + size), Batching(None, False)
+    for _ in range(8):
+        settled = predictor.all(batches, 21)
+    assert [size for size, _ in settled] == [11, 10]
+    for _ in range(
+        3
+    ):  # with more to do, larger batches are tried, though 5 draws took less time than 16
+        settled = predictor.all(batches, 256)
+    assert settled[0][0] >= 64
+
+
+def test_plans_are_timed_anew_after_a_while(simulate):
+    busy = [True]
+    predictor, batches = (
+        simulate(lambda size, _: size * (size if busy[0] else 1) + 10 * (not busy[0])),
+        Batching(None, False),
+    )
+    for _ in range(5):
+        settled = predictor.all(batches, 21)
+    assert settled[0] == (1, False)
+    busy[0] = False
+    for _ in range(40):
+        settled = predictor.all(batches, 21)
+    assert settled[0] == (11, False)
+
+
+def test_a_draw_is_never_made_twice_to_measure(simulate):
+    predictor, batches = simulate(lambda size, _: 10 + size), Batching(None, True)
+    for _ in range(4):
+        predictor.all(batches, 21)
+    assert sum(map(len, predictor.made)) == 4 * 21
+
+
+def test_each_shape_and_grad_mode_is_measured_for_itself(simulate):
+    predictor, batches = (
+        simulate(lambda size, last: size * (1 if last else 2)),
+        Batching(None, True),
+    )
+    first = predictor.all(batches, 21, "small")
+    assert {last for _, last in first} == {False, True}  # both layouts are tried
+    predictor.all(batches, 21, "small")
+    assert {last for _, last in predictor.all(batches, 21, "small")} == {
+        True
+    }  # and the better one remembered
+    assert predictor.all(batches, 21, "large") == first
+    with torch.no_grad():
+        assert predictor.all(batches, 21, "small") == first
+
+
+def test_channels_last_is_not_tried_without_convolutions(simulate):
+    predictor, batches = (
+        simulate(lambda size, last: size * (1 if last else 2)),
+        Batching(None, False),
+    )
+    assert not any(last for _ in range(4) for _, last in predictor.all(batches, 21))
+
+
+ERRORS = [
+    (torch.OutOfMemoryError, "CUDA out of memory"),
+    (MemoryError, "Unable to allocate 9 GiB"),
+    (
+        RuntimeError,
+        "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: not enough memory: you "
+        "tried to allocate 9 bytes.",
+    ),
+    (RuntimeError, "DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+]
+
+
+@pytest.mark.parametrize(("error", "text"), ERRORS)
+def test_a_given_size_is_halved_with_one_warning(error, text, simulate):
+    predictor, batches = simulate(memory=4, error=error, text=text), Batching(8, True)
+    with pytest.warns(
+        RuntimeWarning, match="out of memory with 8 draws at once: going on with 4"
+    ) as caught:
+        sizes = [size for size, _ in predictor.all(batches, 21)]
+    assert len(caught) == 1
+    assert sizes == [4, 4, 4, 4, 4, 1]
+    assert [size for size, _ in predictor.all(batches, 8, "another shape")] == [
+        4,
+        4,
+    ]  # no warning: they are errors here
+
+
+def test_a_size_is_halved_until_it_fits(simulate):
+    predictor, batches = simulate(memory=1), Batching(7, False)
+    with pytest.warns(RuntimeWarning) as caught:
+        assert [size for size, _ in predictor.all(batches, 4)] == [1] * 4
+    assert [str(w.message).split()[-1] for w in caught] == ["3", "1"]
+
+
+def test_the_search_stops_at_memory_with_one_warning(simulate):
+    predictor, batches = simulate(lambda size, _: 10 + size, memory=4), Batching(None, True)
+    with pytest.warns(RuntimeWarning, match="going on with 4") as caught:
+        settled = [predictor.all(batches, 21) for _ in range(7)][-1]
+    assert len(caught) == 1
+    assert settled[0][0] == 4
+
+
+@pytest.mark.parametrize("size", [None, 1, 4])
+def test_out_of_memory_at_one_draw_goes_up(size, simulate):
+    predictor, batches = simulate(memory=0), Batching(size, True)
+    warnings.simplefilter("ignore")  # of the halvings before it; pytest restores the filters
+    with pytest.raises(torch.OutOfMemoryError):
+        predictor.all(batches, 4)
+
+
+@pytest.mark.parametrize("size", [None, 1])
+def test_memory_that_only_channels_last_lacks_costs_the_layout_alone(size, simulate):
+    def seconds(size, last):
+        if last:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return 1.0 * size
+
+    predictor, batches = simulate(seconds), Batching(size, True)
+    assert not any(last for _ in range(3) for _, last in predictor.all(batches, 21))
+
+
+def test_other_errors_go_up_at_once(simulate):
+    predictor = simulate(
+        memory=0, error=RuntimeError, text="mat1 and mat2 shapes cannot be multiplied"
+    )
+    with pytest.raises(RuntimeError, match="mat1"):
+        predictor.all(Batching(None, True), 4)
+    assert len(predictor.made) == 1
+
+
+def test_a_network_that_reshapes_with_view_keeps_its_layout():
+    def view(batch: Tensor) -> Tensor:
+        runs.append(batch.is_contiguous())
+        return batch.view(len(batch), -1).view(batch.shape)
+
+    runs: list[bool] = []
+    simulated = Simulated()
+    with pytest.raises(RuntimeError, match="view size is not compatible"):
+        view(simulated.make(range(2)).contiguous(memory_format=torch.channels_last))
+    runs.clear()
+    for size in (None, 3):
+        batches, done = Batching(size, True), 0
+        while done < 21:
+            outputs = batches.run("shape", range(done, 21), simulated.make, view)
+            assert outputs[:, 2, 3, 3].tolist() == [*range(done, done + len(outputs))]
+            done += len(outputs)
+    assert runs.count(False) == 2  # once for each
+
+
+SPEEDS = [
+    lambda size, _: 10 + size,
+    lambda size, last: size * (2 if last else 1),
+    lambda size, last: size**2 * (1 if last else 9),
+]
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("convolutional", [False, True])
+@pytest.mark.parametrize(("given", "size"), [(None, 8), (3, 3)])
+def test_deterministic_mode_has_the_same_plan_every_time_whatever_the_clock_says(
+    given, size, convolutional, simulate
+):
+    expected = [(size, convolutional)] * (21 // size) + [(21 % size, convolutional)] * (
+        21 % size > 0
+    )
+    for seconds in SPEEDS:
+        predictor, batches = simulate(seconds), Batching(given, convolutional)
+        for _ in range(batching.RENEW // 3 + 9):  # beyond the renewal of plans
+            assert predictor.all(batches, 21) == expected
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("convolutional", [False, True])
+@pytest.mark.parametrize("given", [None, 8])
+def test_deterministic_mode_halves_what_memory_forbids(given, convolutional, simulate):
+    predictor, batches = simulate(memory=3), Batching(given, convolutional)
+    with pytest.warns(RuntimeWarning) as caught:
+        assert [size for size, _ in predictor.all(batches, 9)] == [2, 2, 2, 2, 1]
+    assert [str(warning.message).split()[-1] for warning in caught] == ["4", "2"]
+    made = len(predictor.made)
+    assert [size for size, _ in predictor.all(batches, 4)] == [2, 2]  # remembered, without a word
+    assert len(predictor.made) == made + 2
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("given", [None, 4])
+def test_deterministic_mode_goes_on_without_a_layout_that_memory_or_the_network_forbids(
+    given, simulate
+):
+    for error, memory in (
+        (RuntimeError("view size is not compatible"), 8),
+        (torch.OutOfMemoryError("CUDA out of memory"), 1),
+    ):
+
+        def seconds(size, last, error=error):
+            if last:
+                raise error
+            return size
+
+        warnings.simplefilter("ignore")  # of the halvings; pytest restores the filters
+        predictor, batches = simulate(seconds, memory=memory), Batching(given, True)
+        for _ in range(2):
+            assert set(predictor.all(batches, 16)) == {(min(memory, given or 8), False)}
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize(
+    ("error", "text"), [(torch.OutOfMemoryError, "out of memory"), (RuntimeError, "mat1 and mat2")]
+)
+def test_deterministic_mode_hides_no_errors(error, text, simulate):
+    warnings.simplefilter("ignore")
+    for given in (None, 1, 4):
+        with pytest.raises(error, match=text):
+            simulate(memory=0, error=error, text=text).all(Batching(given, True), 4)
+
+
+def served(simulate, seconds) -> tuple[list[Tensor], list[tuple[int, bool]]]:
+    """The output of a seeded smoother and its gradients, and the plans of its batches, on a machine
+    of some speed.
+    """
+
+    def note(_net, inputs, _output):
+        plans.append((len(inputs[0]), not inputs[0].is_contiguous()))
+        clock.now += seconds(*plans[-1])
+
+    clock, plans = simulate(), list[tuple[int, bool]]()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(
+            nn.Conv2d(3, 16, 3, padding=1),
+            nn.PReLU(),
+            nn.Conv2d(16, 48, 3, padding=1),
+            nn.PixelShuffle(4),
+        ).eval()
+    net.register_forward_hook(note)
+    smoothed, lr = (
+        SmoothedSR(net, 0.05, 21, seed=3),
+        torch.linspace(0, 1, 3 * 12 * 11).view(1, 3, 12, 11).requires_grad_(),
+    )
+    for _ in range(3):
+        sr = smoothed(lr)
+    return [sr, *torch.autograd.grad(sr.square().sum(), [lr, *net.parameters()])], plans
+
+
+def test_only_in_deterministic_mode_speed_decides_nothing(simulate, deterministic):
+    (first, plans), (second, others) = (served(simulate, seconds) for seconds in SPEEDS[:2])
+    assert plans == others
+    assert all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
+    torch.use_deterministic_algorithms(False)
+    (first, plans), (second, others) = (served(simulate, seconds) for seconds in SPEEDS[:2])
+    assert plans != others
+    torch.testing.assert_close(first[0], second[0])

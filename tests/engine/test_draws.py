@@ -1,0 +1,188 @@
+"""The engine against a brute-force stack of the same noise, and its memory."""
+
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from smoothsr.engine import draws, noise
+from smoothsr.engine.batching import Batching
+from smoothsr.engine.tiles import grid
+
+SIGMA = 0.2
+
+
+def f(patches: Tensor) -> Tensor:
+    """Enlarge by 2; each output value depends on its own pixel and the one to the left."""
+    mixed = 0.7 * patches + 0.3 * patches.roll(1, -1)
+    return mixed.clamp(0, 1).repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+
+def image(height: int, width: int, channels: int = 3) -> Tensor:
+    return torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def stack(lr: Tensor, tile: int | None, halo: int, n: int, seed: int) -> Tensor:
+    """All n outputs (n,C,2h,2w), by numpy's padding and one pass for each tile."""
+    result = torch.empty(n, lr.shape[1], 2 * lr.shape[2], 2 * lr.shape[3])
+    source = noise.source(seed, lr.device, lr.dtype)
+    for index, (rows, columns) in enumerate(grid(*lr.shape[2:], tile, halo)):
+        real = lr[..., rows.first : rows.last, columns.first : columns.last]
+        noisy = (real + SIGMA * source(index, range(n), (*real.shape[1:],))).numpy()
+        before = [span.offset - (span.start - span.first) for span in (rows, columns)]
+        after = [
+            len(s.gather) - b - (s.last - s.first)
+            for s, b in zip((rows, columns), before, strict=True)
+        ]
+        padded = np.pad(
+            noisy, [(0, 0), (0, 0), (before[0], after[0]), (before[1], after[1])], mode="reflect"
+        )
+        output = f(torch.from_numpy(padded))
+        inner = [slice(2 * s.offset, 2 * (s.offset + s.stop - s.start)) for s in (rows, columns)]
+        outer = [slice(2 * s.start, 2 * s.stop) for s in (rows, columns)]
+        result[..., outer[0], outer[1]] = output[..., inner[0], inner[1]]
+    return result
+
+
+CUTS = [
+    (6, 5, None, 4),
+    (6, 5, 4, 0),
+    (7, 5, 3, 2),
+    (2, 9, 4, 1),
+    (3, 3, 8, 2),
+    (5, 4, 2, 9),
+    (1, 1, 1, 1),
+]
+
+
+@pytest.mark.parametrize(("height", "width", "tile", "halo"), CUTS)
+def test_smooth_and_quantiles_are_those_of_the_stack(height, width, tile, halo):
+    lr, n = image(height, width), 7
+    tiles = grid(height, width, tile, halo)
+    expected = stack(lr, tile, halo, n, seed=3)
+    for rank in (1, 4, 7):
+        found = draws.smooth(f, lr, tiles, SIGMA, n, rank, 3, Batching(2, False))
+        assert torch.allclose(found, expected.sort(0).values[rank - 1 : rank], atol=1e-6)
+    mean = draws.smooth(f, lr, tiles, SIGMA, n, None, 3, Batching(3, False))
+    assert torch.allclose(mean, expected.mean(0, keepdim=True), atol=1e-6)
+    found = draws.quantiles(f, lr, tiles, SIGMA, n, [7, 2], 3, Batching(None, True))
+    assert (found == expected.mul(255).round().byte().sort(0).values[[6, 1]].numpy()).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_histograms_give_what_kept_draws_give(channels, monkeypatch):
+    lr, ranks = image(5, 7, channels), [1, 9, 20, 37]
+    tiles = grid(5, 7, 4, 1)
+    results = []
+    for direct, batch in [(1024, 7), (37, 64), (36, 7), (36, 64), (10, 1), (1, 7)]:
+        monkeypatch.setattr(draws, "DIRECT", direct)
+        results.append(draws.quantiles(f, lr, tiles, SIGMA, 37, ranks, 1, Batching(batch, False)))
+    assert all((one == results[0]).all() for one in results)
+    assert (
+        results[0]
+        == stack(lr, 4, 1, 37, 1).mul(255).round().byte().sort(0).values[[0, 8, 19, 36]].numpy()
+    ).all()
+
+
+def test_noise_goes_on_real_pixels_before_they_are_reflected():
+    lr, seen = image(6, 5), []
+
+    def spy(patches):
+        seen.append(patches.clone())
+        return f(patches)
+
+    tiles = grid(6, 5, 4, 3)
+    draws.smooth(spy, lr, tiles, SIGMA, 5, 3, 0, Batching(5, False))
+    assert [tile.padded for tile in tiles] == [True] * 4
+    for tile, patches in zip(tiles, seen, strict=True):
+        for axis, span in zip((2, 3), tile, strict=True):
+            # Positions that show the same real pixel show the same noise: with noise on the padded
+            # patch they would not.
+            same = [span.gather.index(pixel) for pixel in span.gather]
+            assert same != [*range(len(same))]
+            assert torch.equal(patches, patches.index_select(axis, torch.tensor(same)))
+        clean = lr[..., tile.rows.first : tile.rows.last, tile.columns.first : tile.columns.last]
+        clean = clean[:, :, list(tile.rows.gather)][..., list(tile.columns.gather)]
+        assert (patches - clean).std() == pytest.approx(SIGMA, rel=0.3)
+
+
+def test_noise_is_not_clamped():
+    seen = []
+
+    def spy(patches):
+        seen.append(patches.clone())
+        return f(patches)
+
+    draws.smooth(
+        spy, torch.zeros(1, 1, 8, 8), grid(8, 8, None, 0), 5.0, 9, 5, 0, Batching(9, False)
+    )
+    assert seen[0].min() < -5
+    assert seen[0].max() > 5
+
+
+@pytest.mark.parametrize("consumer", ["smooth", "quantiles"])
+def test_progress_counts_draws_over_all_tiles(consumer):
+    calls = []
+    rank = 5 if consumer == "smooth" else [5]
+    getattr(draws, consumer)(
+        f,
+        image(5, 5),
+        grid(5, 5, 2, 1),
+        SIGMA,
+        9,
+        rank,
+        None,
+        Batching(4, False),
+        lambda *c: calls.append(c),
+    )
+    assert [done for done, _ in calls] == [
+        tile * 9 + done for tile in range(9) for done in (4, 8, 9)
+    ]
+    assert {total for _, total in calls} == {81}
+
+
+def test_no_two_tiles_draws_are_ever_alive(monkeypatch):
+    alive: weakref.WeakSet = weakref.WeakSet()
+    most = []
+
+    class Watched(draws._Draws):
+        def __init__(self, n, like):
+            super().__init__(n, like)
+            alive.add(self)
+            most.append((len(alive), self.block.nbytes + self.histogram.nbytes))
+
+    monkeypatch.setattr(draws, "_Draws", Watched)
+    for n, size in [(100, 8), (1000, 8), (100, 24)]:
+        most.clear()
+        draws.quantiles(
+            f,
+            image(size, size, 1),
+            grid(size, size, 4, 1),
+            SIGMA,
+            n,
+            [1, n],
+            0,
+            Batching(50, False),
+        )
+        assert len(most) == (size // 4) ** 2
+        # The previous tile's draws are given back before this tile's first are kept, and they don't
+        # grow with the image.
+        assert most == [(1, n * 64)] * len(most)
+
+
+@pytest.mark.parametrize("shape", [(9, 10), (3, 2), (12, 5), (6, 10), (0, 0)])
+def test_output_must_be_an_integer_multiple(shape):
+    def odd(patches):
+        return patches.new_zeros(len(patches), 3, *shape)
+
+    with pytest.raises(ValueError, match="integer multiple"):
+        draws.smooth(odd, image(6, 5), grid(6, 5, None, 0), SIGMA, 3, 2, 0, Batching(3, False))
+
+
+def test_nothing_to_draw_is_an_error():
+    with pytest.raises(ValueError, match="n must be at least 1"):
+        draws.quantiles(f, image(2, 2), grid(2, 2, None, 0), SIGMA, 0, [1], 0, Batching(1, False))
+    with pytest.raises(ValueError, match="no tile"):
+        draws.quantiles(f, image(2, 2), [], SIGMA, 3, [1], 0, Batching(1, False))
