@@ -18,7 +18,7 @@ from unittest.mock import patch
 import torch
 
 from smoothsr import SmoothedSR, adapters
-from smoothsr.engine import draws
+from smoothsr.engine import quantiles
 
 
 def main() -> None:
@@ -92,8 +92,8 @@ def certify(size: int, tile: int | None, halo: int, n: int) -> dict[str, float]:
             smoothed(lr)
     with (
         patch.object(smoothed.model, "forward", timed("forward", smoothed.model.forward)),
-        patch.object(draws._Draws, "add", timed("order statistics", draws._Draws.add)),
-        patch.object(draws._Draws, "ranks", timed("order statistics", draws._Draws.ranks)),
+        patch.object(quantiles._Draws, "add", timed("order statistics", quantiles._Draws.add)),
+        patch.object(quantiles._Draws, "ranks", timed("order statistics", quantiles._Draws.ranks)),
     ):
         timed("total", lambda: smoothed.certify(lr, n=n))()
     return spent

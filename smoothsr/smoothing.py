@@ -18,6 +18,7 @@ from smoothsr.certificates import quantile_bounds
 from smoothsr.certificates.certificate import Certificate
 from smoothsr.engine import draws
 from smoothsr.engine.batching import Batching
+from smoothsr.engine.quantiles import Quantiles
 from smoothsr.engine.tiles import grid
 from smoothsr.files.digests import digest
 
@@ -140,17 +141,18 @@ class SmoothedSR(nn.Module):
                 UserWarning,
                 stacklevel=2,
             )
-        tiles = grid(lr.shape[2], lr.shape[3], self.tile, self.halo)
         rank = _rank(self.agg, self.n)
         again = self.recompute and torch.is_grad_enabled()
         base = partial(checkpoint, self.base, use_reentrant=False) if again else self.base
         images = [
-            draws.smooth(
-                base, image, tiles, self.sigma, self.n, rank, self.seed, self._batching, progress
-            )
+            draws.smooth(self._sampler(base, image, self.seed), self.n, rank, progress)
             for image in lr.split(1)
         ]
         return torch.cat(images).to(lr.dtype)
+
+    def _sampler(self, f: draws.Network, image: Tensor, seed: int | None) -> draws.Sampler:
+        tiles = grid(image.shape[2], image.shape[3], self.tile, self.halo)
+        return draws.Sampler(f, image, tiles, self.sigma, seed, self._batching)
 
     def base(self, patches: Tensor) -> Tensor:
         """Run the base predictor on noisy patches: denoiser, network, output clamped to [0, 1]; at
@@ -258,18 +260,10 @@ class SmoothedSR(nn.Module):
             if z.size:
                 upper = quantile_bounds.level_ranks(z, n, alpha, values)
                 ranks = [*upper, *(n + 1 - upper)]
-                tiles = grid(lr.shape[2], lr.shape[3], self.tile, self.halo)
-                stored = draws.quantiles(
-                    self.base,
-                    lr,
-                    tiles,
-                    self.sigma,
-                    n,
-                    ranks,
-                    void_guarantee_seed,
-                    self._batching,
-                    progress,
-                )
+                observer = Quantiles(n, ranks, lr)
+                sampler = self._sampler(self.base, lr, void_guarantee_seed)
+                draws.observe(sampler, n, [observer], progress)
+                stored = observer.result
             else:
                 needed = quantile_bounds.draws_needed(0.0, alpha, levels, values)
                 warnings.warn(

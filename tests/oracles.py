@@ -138,7 +138,8 @@ def truth(
     tiles, batching = grid(shape[2], shape[3], tile, halo), Batching(1, False)
 
     def linear(x: Tensor) -> Tensor:
-        return draws.smooth(exact.linear, x.view(shape), tiles, 0.0, 1, None, 0, batching)
+        sampler = draws.Sampler(exact.linear, x.view(shape), tiles, 0.0, 0, batching)
+        return draws.smooth(sampler, 1, None)
 
     units = torch.eye(math.prod(shape), dtype=torch.float64)
     constant = linear(torch.zeros_like(units[0]))

@@ -1,130 +1,115 @@
-"""The engine: draws of a base predictor under Gaussian noise, tile by tile, and their order
-statistics.
+"""The engine: draws of a base predictor under Gaussian noise, tile by tile.
 
 For each tile, noise goes on the patch's real pixels, the noisy patch is completed by reflection,
 the predictor runs on batches of such patches, and the outputs are cropped to the tile. What happens
-to a tile's draws is up to the two consumers here: `smooth` keeps one statistic of few draws,
-`quantiles` some ranks of many draws in 8 bits.
+to a tile's draws is up to who asks: `smooth` keeps one statistic of few draws, `observe` shows many
+draws to observers such as `quantiles.Quantiles` and `moments.Moments`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from smoothsr.engine import noise
 from smoothsr.engine.batching import Batching
-from smoothsr.engine.order_statistics import in_chunks, order_statistics
+from smoothsr.engine.order_statistics import order_statistics
 from smoothsr.engine.tiles import Span, Tile
 
-__all__ = ["quantiles", "smooth"]
+__all__ = ["Observer", "Progress", "Sampler", "observe", "output_slices", "smooth"]
 
-DIRECT = 1024  # up to so many draws of a tile are kept as they are, more of them as histograms
 Network = Callable[[Tensor], Tensor]
 Progress = Callable[[int, int], None]
+"""(draws done, draws in all), counted over tiles."""
 
 
-def draw(
-    f: Network,
-    lr: Tensor,
-    index: int,
-    tile: Tile,
-    sigma: float,
-    n: int,
-    source: noise.Source,
-    batching: Batching,
-) -> Iterator[Tensor]:
-    """Yield the n outputs of one tile in batches (b,C,H,W), cropped to the tile.
+class Sampler:
+    """One image and all that its draws depend on.
 
     Args:
-        f: The predictor on patches, (b,C,h,w) to (b,C,s*h,s*w).
-        lr: One image (1,C,h,w).
-        index: The tile's place in the grid, which its noise depends on.
-        tile: Its geometry.
-        sigma: Noise standard deviation.
-        n: How many draws.
-        source: Where noise comes from.
-        batching: Chooses the batches.
-
-    Raises:
-        ValueError: If f's output is no integer multiple of its input's size.
-    """
-    rows, columns = tile
-    patch = lr[..., rows.first : rows.last, columns.first : columns.last]
-    picks = [torch.tensor(span.gather, device=lr.device) for span in tile]
-
-    def noisy(draws: range) -> Tensor:
-        # The sum is made in float32 or better; what a network of lower precision makes of it is
-        # part of the predictor.
-        batch = patch + sigma * source(index, draws, (*patch.shape[1:],))
-        if tile.padded:
-            batch = batch[:, :, picks[0][:, None], picks[1]]
-        return batch.to(lr.dtype)
-
-    shape = (lr.shape[1], len(rows.gather), len(columns.gather))
-    done = 0
-    while done < n:
-        outputs = batching.run((shape, lr.dtype, lr.device), range(done, n), noisy, f)
-        done += len(outputs)
-        scale = ratio((*shape[1:],), (*outputs.shape[-2:],))
-        yield outputs[
-            ...,
-            output_slice(rows, scale, rows.offset),
-            output_slice(columns, scale, columns.offset),
-        ]
-
-
-def ratio(lr: tuple[int, ...], sr: tuple[int, ...]) -> int:
-    """Find the scale from the sides of an input and its output."""
-    scale = sr[0] // lr[0]
-    if scale < 1 or sr != (scale * lr[0], scale * lr[1]):
-        raise ValueError(
-            f"the model's output must be an integer multiple of its input, got {sr} from "
-            f"{lr} pixels"
-        )
-    return scale
-
-
-def output_slice(span: Span, scale: int, start: int) -> slice:
-    """Where a tile's output pixels lie, if its first LR pixel is at start."""
-    return slice(scale * start, scale * (start + span.stop - span.start))
-
-
-def smooth(
-    f: Network,
-    lr: Tensor,
-    tiles: Sequence[Tile],
-    sigma: float,
-    n: int,
-    rank: int | None,
-    seed: int | None,
-    batching: Batching,
-    progress: Progress | None = None,
-) -> Tensor:
-    """Compute the rank-th smallest of n draws of every output value, or their mean if rank is None.
-
-    Args:
-        f: The predictor on patches.
+        f: The base predictor on patches, (b,C,h,w) to (b,C,s*h,s*w).
         lr: One image (1,C,h,w).
         tiles: The grid, row by row.
         sigma: Noise standard deviation.
-        n: Draws of every tile.
-        rank: 1..n, or None.
-        seed: None for fresh noise.
+        seed: Of the noise, None for fresh noise.
         batching: Chooses the batches.
-        progress: Called with (draws done, draws in all), counted over tiles.
+    """
+
+    def __init__(
+        self,
+        f: Network,
+        lr: Tensor,
+        tiles: Sequence[Tile],
+        sigma: float,
+        seed: int | None,
+        batching: Batching,
+    ) -> None:
+        self.f, self.lr, self.tiles, self.sigma, self.batching = f, lr, tiles, sigma, batching
+        self.source = noise.source(seed, lr.device, lr.dtype)
+
+    def draws(self, index: int, n: int) -> Iterator[Tensor]:
+        """Yield n outputs of one tile in batches (b,C,H,W), cropped to the tile.
+
+        Args:
+            index: The tile's place in the grid, which its noise depends on.
+            n: How many draws.
+
+        Raises:
+            ValueError: If f's output is no integer multiple of its input's size.
+        """
+        rows, columns = tile = self.tiles[index]
+        patch = self.lr[..., rows.first : rows.last, columns.first : columns.last]
+        picks = [torch.tensor(span.gather, device=self.lr.device) for span in tile]
+
+        def noisy(draws: range) -> Tensor:
+            # The sum is made in float32 or better; what a network of lower precision makes of it
+            # is part of the predictor.
+            batch = patch + self.sigma * self.source(index, draws, (*patch.shape[1:],))
+            if tile.padded:
+                batch = batch[:, :, picks[0][:, None], picks[1]]
+            return batch.to(self.lr.dtype)
+
+        shape = (self.lr.shape[1], len(rows.gather), len(columns.gather))
+        kind = (shape, self.lr.dtype, self.lr.device)
+        done = 0
+        while done < n:
+            outputs = self.batching.run(kind, range(done, n), noisy, self.f)
+            done += len(outputs)
+            scale = ratio((*shape[1:],), (*outputs.shape[-2:],))
+            down, across = (output_slice(span, scale, span.offset) for span in tile)
+            yield outputs[..., down, across]
+
+
+class Observer(Protocol):
+    """Keeps what it needs of draws that pass by, tile by tile."""
+
+    def add(self, outputs: Tensor) -> None:
+        """Take draws (b,C,H,W) of the current tile."""
+
+    def finish(self, tile: Tile) -> None:
+        """Take note that these were all of the tile's draws."""
+
+
+def smooth(sampler: Sampler, n: int, rank: int | None, progress: Progress | None = None) -> Tensor:
+    """Compute the rank-th smallest of n draws of every output value, or their mean.
+
+    Args:
+        sampler: Makes the draws.
+        n: Draws of every tile.
+        rank: 1..n, or None for the mean.
+        progress: Called after each batch.
 
     Returns:
         (1,C,s*h,s*w), through which gradients flow.
     """
-    source = noise.source(seed, lr.device, lr.dtype)
+    tiles = sampler.tiles
     rows: dict[int, list[Tensor]] = {}
     for index, tile in enumerate(tiles):
         done: list[Tensor] = []
         total: Tensor | float = 0.0
         count = 0
-        for outputs in draw(f, lr, index, tile, sigma, n, source, batching):
+        for outputs in sampler.draws(index, n):
             if rank is None:
                 total = total + outputs.sum(0, keepdim=True)
             else:
@@ -141,102 +126,51 @@ def smooth(
     return torch.cat([torch.cat(row, dim=-1) for row in rows.values()], dim=-2)
 
 
-def quantiles(
-    f: Network,
-    lr: Tensor,
-    tiles: Sequence[Tile],
-    sigma: float,
-    n: int,
-    ranks: Sequence[int],
-    seed: int | None,
-    batching: Batching,
-    progress: Progress | None = None,
-) -> np.ndarray:
-    """Compute order statistics of n draws of every output value, rounded to 8 bits (which commutes
-    with ranks).
+def observe(
+    sampler: Sampler, n: int, observers: Sequence[Observer], progress: Progress | None = None
+) -> None:
+    """Show n draws of every tile to each observer; memory is what they keep.
 
-    Takes what `smooth` does, with several ranks. Memory, beyond the result, is that of one tile's
-    draws.
+    Args:
+        sampler: Makes the draws.
+        n: Draws of every tile, at least 1.
+        observers: Are shown all of them.
+        progress: Called after each batch.
 
-    Returns:
-        uint8 (len(ranks),C,s*h,s*w).
+    Raises:
+        ValueError: If n is less than 1.
     """
-    source = noise.source(seed, lr.device, lr.dtype)
-    result: np.ndarray | None = None
-    for index, tile in enumerate(tiles):
-        store: _Draws | None = None
-        for outputs in draw(f, lr, index, tile, sigma, n, source, batching):
-            store = store or _Draws(n, outputs[0])
-            # As forward returns it: in the precision of lr, which is lower than that of the draws
-            # where lr is bfloat16.
-            store.add(outputs.to(lr.dtype).to(outputs.dtype).mul(255).round().byte())
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    for index, tile in enumerate(sampler.tiles):
+        count = 0
+        for outputs in sampler.draws(index, n):
+            for observer in observers:
+                observer.add(outputs)
+            count += len(outputs)
             if progress:
-                progress(index * n + store.count, len(tiles) * n)
-        if store is None:
-            raise ValueError(f"n must be at least 1, got {n}")
-        statistics = store.ranks(ranks)
-        rows, columns = tile
-        scale = statistics.shape[-1] // (columns.stop - columns.start)
-        if result is None:
-            result = np.empty(
-                (len(ranks), statistics.shape[1], scale * lr.shape[2], scale * lr.shape[3]),
-                np.uint8,
-            )
-        result[
-            ..., output_slice(rows, scale, rows.start), output_slice(columns, scale, columns.start)
-        ] = statistics
-    if result is None:
-        raise ValueError("there is no tile to draw")
-    return result
+                progress(index * n + count, len(sampler.tiles) * n)
+        for observer in observers:
+            observer.finish(tile)
 
 
-class _Draws:
-    """One tile's draws in 8 bits: side by side up to DIRECT of them, beyond that a histogram of
-    each value.
-    """
-
-    def __init__(self, n: int, like: Tensor) -> None:
-        self.n, self.shape, self.count, self.held = n, (*like.shape,), 0, 0
-        self.block = torch.empty(
-            (min(n, DIRECT), like.numel()), dtype=torch.uint8, device=like.device
+def ratio(lr: tuple[int, ...], sr: tuple[int, ...]) -> int:
+    """Find the scale from the sides of an input and its output."""
+    scale = sr[0] // lr[0]
+    if scale < 1 or sr != (scale * lr[0], scale * lr[1]):
+        raise ValueError(
+            f"the model's output must be an integer multiple of its input, got {sr} from {lr} "
+            "pixels"
         )
-        self.histogram = np.zeros((like.numel() if n > DIRECT else 0, 256), np.uint32)
+    return scale
 
-    def add(self, outputs: Tensor) -> None:
-        for part in outputs.flatten(1).split(len(self.block)):
-            if self.held + len(part) > len(self.block):
-                self._flush()
-            self.block[self.held : self.held + len(part)] = part
-            self.held += len(part)
-        self.count += len(outputs)
 
-    def ranks(self, ranks: Sequence[int]) -> np.ndarray:
-        if self.n <= DIRECT:
-            return (
-                order_statistics(self.block, ranks).cpu().numpy().reshape(len(ranks), *self.shape)
-            )
-        self._flush()
-        result = np.empty((len(ranks), self.block.shape[1]), np.uint8)
-        index = np.asarray(ranks) - 1
+def output_slice(span: Span, scale: int, start: int) -> slice:
+    """Where a tile's output pixels lie along an axis, if its first LR pixel is at start."""
+    return slice(scale * start, scale * (start + span.stop - span.start))
 
-        def look_up(part: slice) -> None:
-            counts = self.histogram[part]
-            values = np.tile(np.arange(256, dtype=np.uint8), len(counts))
-            result[:, part] = (
-                np.repeat(values, counts.ravel()).reshape(len(counts), self.n)[:, index].T
-            )
 
-        in_chunks(look_up, self.block.shape[1], self.n, torch.get_num_threads())
-        return result.reshape(len(ranks), *self.shape)
-
-    def _flush(self) -> None:
-        block = self.block[: self.held].cpu().numpy()
-
-        def count(part: slice) -> None:
-            columns = block[:, part].astype(np.int64)
-            columns += 256 * np.arange(columns.shape[1])
-            counts = np.bincount(columns.ravel(), minlength=256 * columns.shape[1])
-            self.histogram[part] += counts.reshape(-1, 256).astype(np.uint32)
-
-        in_chunks(count, block.shape[1], 8 * max(1, self.held), torch.get_num_threads())
-        self.held = 0
+def output_slices(tile: Tile, scale: int) -> tuple[slice, slice]:
+    """Where a tile's pixels lie in the image's output: rows and columns."""
+    rows, columns = tile
+    return output_slice(rows, scale, rows.start), output_slice(columns, scale, columns.start)

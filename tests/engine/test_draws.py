@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from smoothsr.engine import draws, noise
+from smoothsr.engine import draws, noise, quantiles
 from smoothsr.engine.batching import Batching
 from smoothsr.engine.tiles import grid
 
@@ -22,6 +22,16 @@ def f(patches: Tensor) -> Tensor:
 
 def image(height: int, width: int, channels: int = 3) -> Tensor:
     return torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(0))
+
+
+def sampler(lr, tiles, seed, batch, f=f, sigma=SIGMA) -> draws.Sampler:
+    return draws.Sampler(f, lr, tiles, sigma, seed, Batching(batch, batch is None))
+
+
+def ranks_of(source: draws.Sampler, n: int, ranks: list[int], **options) -> np.ndarray:
+    observer = quantiles.Quantiles(n, ranks, source.lr)
+    draws.observe(source, n, [observer], **options)
+    return observer.result
 
 
 def stack(lr: Tensor, tile: int | None, halo: int, n: int, seed: int) -> Tensor:
@@ -63,11 +73,11 @@ def test_smooth_and_quantiles_are_those_of_the_stack(height, width, tile, halo):
     tiles = grid(height, width, tile, halo)
     expected = stack(lr, tile, halo, n, seed=3)
     for rank in (1, 4, 7):
-        found = draws.smooth(f, lr, tiles, SIGMA, n, rank, 3, Batching(2, False))
+        found = draws.smooth(sampler(lr, tiles, 3, 2), n, rank)
         assert torch.allclose(found, expected.sort(0).values[rank - 1 : rank], atol=1e-6)
-    mean = draws.smooth(f, lr, tiles, SIGMA, n, None, 3, Batching(3, False))
+    mean = draws.smooth(sampler(lr, tiles, 3, 3), n, None)
     assert torch.allclose(mean, expected.mean(0, keepdim=True), atol=1e-6)
-    found = draws.quantiles(f, lr, tiles, SIGMA, n, [7, 2], 3, Batching(None, True))
+    found = ranks_of(sampler(lr, tiles, 3, None), n, [7, 2])
     assert (found == expected.mul(255).round().byte().sort(0).values[[6, 1]].numpy()).all()
 
 
@@ -77,8 +87,8 @@ def test_histograms_give_what_kept_draws_give(channels, monkeypatch):
     tiles = grid(5, 7, 4, 1)
     results = []
     for direct, batch in [(1024, 7), (37, 64), (36, 7), (36, 64), (10, 1), (1, 7)]:
-        monkeypatch.setattr(draws, "DIRECT", direct)
-        results.append(draws.quantiles(f, lr, tiles, SIGMA, 37, ranks, 1, Batching(batch, False)))
+        monkeypatch.setattr(quantiles, "DIRECT", direct)
+        results.append(ranks_of(sampler(lr, tiles, 1, batch), 37, ranks))
     assert all((one == results[0]).all() for one in results)
     assert (
         results[0]
@@ -94,7 +104,7 @@ def test_noise_goes_on_real_pixels_before_they_are_reflected():
         return f(patches)
 
     tiles = grid(6, 5, 4, 3)
-    draws.smooth(spy, lr, tiles, SIGMA, 5, 3, 0, Batching(5, False))
+    draws.smooth(sampler(lr, tiles, 0, 5, spy), 5, 3)
     assert [tile.padded for tile in tiles] == [True] * 4
     for tile, patches in zip(tiles, seen, strict=True):
         for axis, span in zip((2, 3), tile, strict=True):
@@ -115,28 +125,18 @@ def test_noise_is_not_clamped():
         seen.append(patches.clone())
         return f(patches)
 
-    draws.smooth(
-        spy, torch.zeros(1, 1, 8, 8), grid(8, 8, None, 0), 5.0, 9, 5, 0, Batching(9, False)
-    )
+    dark = torch.zeros(1, 1, 8, 8)
+    draws.smooth(sampler(dark, grid(8, 8, None, 0), 0, 9, spy, sigma=5.0), 9, 5)
     assert seen[0].min() < -5
     assert seen[0].max() > 5
 
 
-@pytest.mark.parametrize("consumer", ["smooth", "quantiles"])
-def test_progress_counts_draws_over_all_tiles(consumer):
+@pytest.mark.parametrize("run", [draws.smooth, ranks_of])
+def test_progress_counts_draws_over_all_tiles(run):
     calls = []
-    rank = 5 if consumer == "smooth" else [5]
-    getattr(draws, consumer)(
-        f,
-        image(5, 5),
-        grid(5, 5, 2, 1),
-        SIGMA,
-        9,
-        rank,
-        None,
-        Batching(4, False),
-        lambda *c: calls.append(c),
-    )
+    rank = 5 if run is draws.smooth else [5]
+    source = sampler(image(5, 5), grid(5, 5, 2, 1), None, 4)
+    run(source, 9, rank, progress=lambda *c: calls.append(c))
     assert [done for done, _ in calls] == [
         tile * 9 + done for tile in range(9) for done in (4, 8, 9)
     ]
@@ -147,25 +147,16 @@ def test_no_two_tiles_draws_are_ever_alive(monkeypatch):
     alive: weakref.WeakSet = weakref.WeakSet()
     most = []
 
-    class Watched(draws._Draws):
+    class Watched(quantiles._Draws):
         def __init__(self, n, like):
             super().__init__(n, like)
             alive.add(self)
             most.append((len(alive), self.block.nbytes + self.histogram.nbytes))
 
-    monkeypatch.setattr(draws, "_Draws", Watched)
+    monkeypatch.setattr(quantiles, "_Draws", Watched)
     for n, size in [(100, 8), (1000, 8), (100, 24)]:
         most.clear()
-        draws.quantiles(
-            f,
-            image(size, size, 1),
-            grid(size, size, 4, 1),
-            SIGMA,
-            n,
-            [1, n],
-            0,
-            Batching(50, False),
-        )
+        ranks_of(sampler(image(size, size, 1), grid(size, size, 4, 1), 0, 50), n, [1, n])
         assert len(most) == (size // 4) ** 2
         # The previous tile's draws are given back before this tile's first are kept, and they don't
         # grow with the image.
@@ -178,11 +169,11 @@ def test_output_must_be_an_integer_multiple(shape):
         return patches.new_zeros(len(patches), 3, *shape)
 
     with pytest.raises(ValueError, match="integer multiple"):
-        draws.smooth(odd, image(6, 5), grid(6, 5, None, 0), SIGMA, 3, 2, 0, Batching(3, False))
+        draws.smooth(sampler(image(6, 5), grid(6, 5, None, 0), 0, 3, odd), 3, 2)
 
 
 def test_nothing_to_draw_is_an_error():
     with pytest.raises(ValueError, match="n must be at least 1"):
-        draws.quantiles(f, image(2, 2), grid(2, 2, None, 0), SIGMA, 0, [1], 0, Batching(1, False))
-    with pytest.raises(ValueError, match="no tile"):
-        draws.quantiles(f, image(2, 2), [], SIGMA, 3, [1], 0, Batching(1, False))
+        ranks_of(sampler(image(2, 2), grid(2, 2, None, 0), 0, 1), 0, [1])
+    with pytest.raises(ValueError, match="no draws"):
+        ranks_of(sampler(image(2, 2), [], 0, 1), 3, [1])

@@ -1,0 +1,309 @@
+"""Moments of a tile's outputs about a centre: what the spectral certificate of the mean is made of.
+
+The first draws of a tile, its pilot draws, fix a centre and a radius, and are not used again. Every
+later draw is shortened to that radius, so that its moments can be bounded with known confidence
+from the draws alone; how far draws lie beyond the radius is kept apart. Why these numbers are
+enough: docs/spectral.md.
+
+Largest eigenvalues are estimated by Lanczos' method and then proved by a Cholesky factorization.
+
+References: G. Golub, C. Van Loan, "Matrix Computations", sections 4.2 and 10.1; N. Higham,
+"Accuracy and Stability of Numerical Algorithms", sections 3.5 and 10.1 (rounding errors).
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from smoothsr.engine.draws import output_slices
+from smoothsr.engine.tiles import Tile
+
+__all__ = ["Centre", "MomentSum", "Moments", "TileMoments", "largest_eigenvalue", "pilot"]
+
+MARGIN = 1.25  # a tile's radius, in largest distances of its pilot draws
+FLOOR = 1e-3  # least radius, as a root mean square over values: a quarter of an 8-bit step
+BLOCK = 1024  # draws held as they are while a second moment is summed up
+STEPS = 20  # of Lanczos' method
+SLACKS = (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)  # by which an estimate may be short, tried in turn
+
+
+class Centre(NamedTuple):
+    """What the pilot draws of a tile fix.
+
+    Attributes:
+        values: (m,), the mean of the pilot draws, float64.
+        radius: R, to which later draws are shortened, greater than 0.
+        reach: The farthest that an output with values in [0, 1] can be from the centre.
+        weight: 1 over the root of the mean fourth power of the pilot draws' distances.
+    """
+
+    values: Tensor
+    radius: float
+    reach: float
+    weight: float
+
+
+class TileMoments(NamedTuple):
+    """What the certification draws of T tiles have shown; arrays are (T,), for values in [0, 1].
+
+    F is a draw of a tile, c its centre, R its radius; Z is F - c, shortened to length R where it is
+    longer.
+
+    Attributes:
+        n: Certification draws of each tile, at least 1.
+        radius: R, fixed before the certification draws.
+        reach: The farthest that an output can be from c.
+        weight: Fixed before the certification draws, greater than 0.
+        top: At least the largest eigenvalue of the mean of Z Z^T over the draws.
+        clipped: Sum over the draws of how far beyond R they lie, as a share of reach - R.
+        fourth: Sum over the draws of ||Z||^4.
+    """
+
+    n: int
+    radius: np.ndarray
+    reach: np.ndarray
+    weight: np.ndarray
+    top: np.ndarray
+    clipped: np.ndarray
+    fourth: np.ndarray
+
+
+def pilot(draws: Tensor) -> Centre:
+    """Choose centre, radius and weight of a tile from its pilot draws, to be used for nothing else.
+
+    Any choice is sound; this one makes certificates strong. A tile whose pilot draws are all alike
+    gets the radius of a root mean square of 0.001, below what 8 bits show.
+
+    Args:
+        draws: (n,m), values in [0, 1].
+
+    Example:
+        >>> pilot(torch.tensor([[0.5, 0.4], [0.5, 0.6]])).radius
+        0.125...
+    """
+    centre = draws.mean(0, dtype=_exact(draws))
+    distances = _lengths(draws - centre.to(draws.dtype))
+    floor = FLOOR * math.sqrt(draws.shape[1])
+    reach = float(torch.linalg.vector_norm(torch.maximum(centre, 1 - centre)))
+    radius = min(max(MARGIN * float(distances.max()), floor), reach)
+    fourth = float((distances.clamp_min(floor) ** 4).mean())
+    return Centre(centre, radius, reach, fourth**-0.5)
+
+
+class MomentSum:
+    """The moments of one tile's certification draws, added batch by batch.
+
+    Holds the draws as they are where there are fewer of them than values, for their matrix of inner
+    products, and otherwise the matrix of second moments. Both have the same largest eigenvalue.
+
+    Args:
+        centre: From `pilot`.
+        n: How many draws there will be.
+    """
+
+    def __init__(self, centre: Centre, n: int) -> None:
+        self.centre, self.n = centre, n
+        values = centre.values
+        size = len(values)
+        self._held = 0
+        self._second: Tensor | None = None
+        self._by_draw = n <= max(size, BLOCK)
+        rows = n if self._by_draw else BLOCK
+        dtype = torch.float32 if values.device.type == "cpu" else _exact(values)
+        self._rows = torch.empty((rows, size), dtype=dtype, device=values.device)
+        self._clipped, self._fourth, self._trace = 0.0, 0.0, 0.0
+
+    def add(self, draws: Tensor) -> None:
+        """Add draws (b,m)."""
+        for part in draws.split(len(self._rows)):
+            if self._held + len(part) > len(self._rows):
+                self._reduce()
+            rows = self._rows[self._held : self._held + len(part)]
+            torch.sub(part, self.centre.values.to(part.dtype), out=rows)
+            self._held += len(part)
+            lengths = _lengths(rows)
+            kept = lengths.clamp_max(self.centre.radius)
+            rows *= (kept / lengths.clamp_min(1e-30)).to(rows.dtype)[:, None]
+            self._clipped += float((lengths - kept).sum())
+            self._fourth += float((kept**4).sum())
+            self._trace += float((kept**2).sum())
+
+    def result(self) -> tuple[float, float, float]:
+        """Return (top, clipped, fourth) as `TileMoments` has them."""
+        matrix = _gram(self._rows[: self._held]) if self._by_draw else self._reduce()
+        # A sum of k products is off by k units of rounding at most, of the factors' lengths.
+        unit = torch.finfo(self._rows.dtype).eps / 2
+        rounding = (self._rows.shape[1 if self._by_draw else 0] + 8) * unit * self._trace
+        gap = self.centre.reach - self.centre.radius
+        clipped = self._clipped / gap if gap > 0 else 0.0
+        return (largest_eigenvalue(matrix) + rounding) / self.n, clipped, self._fourth
+
+    def _reduce(self) -> Tensor:
+        """Move the rows that are held into the second moment."""
+        product = _gram(self._rows[: self._held].T)
+        self._second = product if self._second is None else self._second.add_(product)
+        self._held = 0
+        return self._second
+
+
+def largest_eigenvalue(matrix: Tensor) -> float:
+    """Bound the largest eigenvalue of a symmetric positive semidefinite matrix from above.
+
+    An estimate x is proved by factorizing x * identity - matrix, which succeeds for positive
+    definite matrices alone; it is within a few thousandths of the truth.
+
+    Args:
+        matrix: (n,n), float64 (float32 where the device has no float64).
+
+    Raises:
+        ValueError: If the matrix is not finite.
+
+    Example:
+        >>> matrix = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
+        >>> 3 <= largest_eigenvalue(matrix) <= 3.01
+        True
+    """
+    if not bool(matrix.isfinite().all()):
+        raise ValueError("the matrix of second moments has NaN or infinite values")
+    trace = float(matrix.diagonal().sum())
+    estimate = min(_lanczos(matrix.float()), trace)
+    if estimate <= 0:
+        return max(trace, 0.0)
+    diagonal = matrix.diagonal()
+    for slack in SLACKS:
+        bound = estimate * (1 + slack)
+        if bound >= trace:
+            break
+        shifted = -matrix
+        shifted.diagonal().copy_(bound - diagonal)
+        if int(torch.linalg.cholesky_ex(shifted)[1]) == 0:
+            return bound * (1 + 1e-9)  # far more than the factorization's rounding errors
+    return trace
+
+
+class Moments:
+    """An observer that keeps the moments of every tile, and the mean of its certification draws.
+
+    Memory, beyond the mean, is that of one tile's draws.
+
+    Args:
+        n: Draws of every tile, the pilot draws included.
+        pilots: How many of them are pilot draws, at least 1 and less than n.
+        lr_sides: (h,w) of the input.
+        channels: Weights by which a draw's channels are added up to one, such as luma's; None
+            keeps them all.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        pilots: int,
+        lr_sides: tuple[int, int],
+        channels: Sequence[float] | None = None,
+    ) -> None:
+        if not 1 <= pilots < n:
+            raise ValueError(f"pilots must be from 1 to n - 1 = {n - 1}, got {pilots}")
+        self.n, self.pilots, self.lr_sides, self.channels = n, pilots, lr_sides, channels
+        self._centres: list[Centre] = []
+        self._shown: list[tuple[float, float, float]] = []
+        self._mean: np.ndarray | None = None
+        self._shape: tuple[int, ...] = ()
+        self._first: list[Tensor] = []
+        self._sum: MomentSum | None = None
+        self._total: Tensor | float = 0.0
+
+    def add(self, outputs: Tensor) -> None:
+        """Take draws (b,C,H,W) of the current tile, values in [0, 1]."""
+        if self.channels:
+            weights = outputs.new_tensor(self.channels).view(-1, 1, 1)
+            outputs = (outputs * weights).sum(1, keepdim=True)
+        self._shape = (*outputs.shape[1:],)
+        draws = outputs.flatten(1)
+        if self._sum is None:
+            missing = self.pilots - sum(map(len, self._first))
+            self._first.append(draws[:missing])
+            draws = draws[missing:]
+            if not len(draws):
+                return
+            self._begin()
+        if self._sum and len(draws):
+            self._sum.add(draws)
+            self._total = self._total + draws.sum(0, dtype=_exact(draws))
+
+    def finish(self, tile: Tile) -> None:
+        """Keep the tile's moments and mean."""
+        if self._sum is None:
+            raise ValueError("a tile was finished before its certification draws")
+        self._centres.append(self._sum.centre._replace(values=self._sum.centre.values[:0]))
+        self._shown.append(self._sum.result())
+        mean = torch.as_tensor(self._total / self._sum.n).float().view(self._shape).cpu().numpy()
+        scale = mean.shape[-1] // (tile.columns.stop - tile.columns.start)
+        if self._mean is None:
+            height, width = (scale * side for side in self.lr_sides)
+            self._mean = np.empty((1, len(mean), height, width), np.float32)
+        self._mean[(..., *output_slices(tile, scale))] = mean
+        self._sum, self._total = None, 0.0
+
+    @property
+    def mean(self) -> np.ndarray:
+        """The mean of the certification draws: float32 (1,C,s*h,s*w)."""
+        if self._mean is None:
+            raise ValueError("there are no draws")
+        return self._mean
+
+    @property
+    def tiles(self) -> TileMoments:
+        """The moments of all tiles, in their order."""
+        fixed = np.array([(centre.radius, centre.reach, centre.weight) for centre in self._centres])
+        return TileMoments(self.n - self.pilots, *fixed.T, *np.array(self._shown).T)
+
+    def _begin(self) -> None:
+        """Fix the centre, once the pilot draws are there."""
+        self._sum = MomentSum(pilot(torch.cat(self._first)), self.n - self.pilots)
+        self._first = []
+
+
+def _lanczos(matrix: Tensor) -> float:
+    """Estimate the largest eigenvalue from below, with full reorthogonalization."""
+    vector = matrix[int(matrix.diagonal().argmax())]
+    length = torch.linalg.vector_norm(vector)
+    if length == 0:
+        return 0.0
+    steps = min(STEPS, len(matrix))
+    basis = matrix.new_zeros((steps, len(matrix)))
+    images = torch.zeros_like(basis)
+    used = 0
+    while used < steps and float(length) > 0:
+        basis[used] = vector / length
+        images[used] = matrix @ basis[used]
+        used += 1
+        vector = images[used - 1].clone()
+        for _ in range(2):
+            vector -= basis[:used].T @ (basis[:used] @ vector)
+        length = torch.linalg.vector_norm(vector)
+        length = torch.where(length > 1e-5 * torch.linalg.vector_norm(images[used - 1]), length, 0)
+    small = (basis[:used] @ images[:used].T).double().cpu()
+    return float(torch.linalg.eigvalsh((small + small.T) / 2)[-1])
+
+
+def _gram(rows: Tensor) -> Tensor:
+    """Compute all inner products of rows (a,b): (a,a), in float64 where there is such."""
+    if rows.device.type == "cpu":
+        # numpy knows a product with the own transpose, which is half the work, and never takes
+        # a lower precision than that of the rows, as torch may be set to.
+        array = rows.numpy()
+        return torch.from_numpy(array @ array.T).to(torch.float64)
+    return rows @ rows.T
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(rows, dim=1, dtype=_exact(rows))
+
+
+def _exact(tensor: Tensor) -> torch.dtype:
+    """The widest precision of the tensor's device."""
+    return torch.float32 if tensor.device.type == "mps" else torch.float64
