@@ -1,0 +1,1 @@
+"""Certificates: what no small change of the input can do to a smoothed output."""
