@@ -1,17 +1,20 @@
-"""The spectral certificate of the smoothed mean: pure mathematics, from a few numbers a tile to one bound for the whole image.
+"""The spectral certificate of the smoothed mean: a few numbers a tile become one bound.
 
-A value-by-value certificate lets every output value take its own worst case. No single change of the input can do that to all of
-them at once. This module bounds the whole deviation of the smoothed mean instead, by the largest eigenvalue of what the noise does to
-each tile (`Spectrum.total`, `Spectrum.largest`) and by how often a tile strays far from its centre (`Spectrum.rare`).
+A value-by-value certificate lets every output value take its own worst case. No single change of
+the input can do that to all of them at once. This module bounds the whole deviation of the smoothed
+mean instead, by the largest eigenvalue of what the noise does to each tile (`Spectrum.total`,
+`Spectrum.largest`) and by how often a tile strays far from its centre (`Spectrum.rare`).
 
-The order of work: `pilot` fixes a centre and a radius for each tile from a few draws; `moments` reduces the certification draws of a
-tile to three numbers; `spectrum` turns those of all tiles into bounds that hold at once with probability 1 - alpha; the
-last three functions answer every question about every attack from them.
+The order of work: `pilot` fixes a centre and a radius for each tile from a few draws; `moments`
+reduces the certification draws of a tile to three numbers; `spectrum` turns those of all tiles into
+bounds that hold at once with probability 1 - alpha; `ideal_deviation`, `distance` and
+`served_error` answer every question about every attack from them.
 
-Statements and proofs: docs/spectral.md. Sources: S. Boucheron, G. Lugosi and P. Massart, "A sharp concentration inequality with
-applications" (2000) and "Concentration inequalities using the entropy method" (2003); J. Neyman and E. Pearson (1933); for Cauchy and
-Schwarz between the noise at x and at x + delta, K. Dvijotham et al., "A framework for robustness certification of smoothed
-classifiers using f-divergences" (2020).
+Statements and proofs: docs/spectral.md. Sources: S. Boucheron, G. Lugosi and P. Massart, "A sharp
+concentration inequality with applications" (2000) and "Concentration inequalities using the entropy
+method" (2003); J. Neyman and E. Pearson (1933); for Cauchy and Schwarz between the noise at x and
+at x + delta, K. Dvijotham et al., "A framework for robustness certification of smoothed classifiers
+using f-divergences" (2020).
 """
 
 import math
@@ -40,13 +43,14 @@ Array = npt.NDArray[np.float64]
 
 EVENTS = 5  # alpha is shared equally among so many
 MARGIN = 1.25  # a tile's radius, in largest pilot distances
-FLOOR = 1e-3  # the smallest radius, as root mean square of the output values; a quarter of an 8-bit step
+FLOOR = 1e-3  # smallest radius, as a root mean square of values; a quarter of an 8-bit step
 SAFETY = 1 + 1e-9  # what results are widened by, far more than float64 can have lost
-SMALLEST = 1e-5  # shifts below are taken as this one, where differences of normal probabilities are still exact enough
+SMALLEST = 1e-5  # in the tail smaller shifts count as this one: float64 can't tell them apart
+LARGEST = 26.0  # e^(shift^2) overflows soon after
 
 
 class Pilot(NamedTuple):
-    """What the pilot draws of one tile fix: centre (m,), radius > 0, weight > 0 in units of one over squared length."""
+    """What the pilot draws of one tile fix: centre (m,), radius > 0, weight > 0 (1/length^2)."""
 
     centre: Array
     radius: float
@@ -54,9 +58,10 @@ class Pilot(NamedTuple):
 
 
 class TileMoments(NamedTuple):
-    """What n certification draws of each of T tiles have shown; arrays are (T,), for output values in [0, 1].
+    """What n certification draws of each of T tiles have shown; arrays are (T,).
 
-    F is a draw of a tile, c its centre, R its radius; Z is F - c, shortened to length R where it is longer.
+    F is a draw of a tile, with values in [0, 1], c its centre and R its radius; Z is F - c,
+    shortened to length R where it is longer.
 
     Attributes:
         n: Certification draws of each tile, at least 1.
@@ -64,8 +69,8 @@ class TileMoments(NamedTuple):
         reach: The farthest that an output can be from c, see `reach`.
         weight: > 0, fixed before the certification draws.
         top: Largest eigenvalue of the mean of Z Z^T over the draws, or an upper bound of it.
-        clipped: Sum over the draws of how far beyond R they lie, as a share of reach - R: 1 for a draw at full reach. A mere
-            count of the draws beyond R is sound too, and weaker.
+        clipped: Sum over the draws of how far beyond R they lie, as a share of reach - R: 1 for a
+            draw at full reach. A mere count of the draws beyond R is sound too, and weaker.
         fourth: Sum over the draws of ||Z||^4.
     """
 
@@ -80,9 +85,10 @@ class TileMoments(NamedTuple):
 
 @dataclass(frozen=True)
 class Spectrum:
-    """What holds at once with probability at least 1 - alpha over the certification draws, whatever is asked afterwards.
+    """What holds at once with probability at least 1 - alpha, whatever is asked afterwards.
 
-    Lengths are in output units (values in [0, 1]), over all values of all tiles, not divided by their number.
+    The probability is over the certification draws. Lengths are in output units (values in [0, 1]),
+    over all values of all tiles, not divided by their number.
 
     Attributes:
         tiles: T, how many tiles.
@@ -91,7 +97,7 @@ class Spectrum:
         largest: At least the largest of these eigenvalues.
         rare: At least the sum over tiles of the mean share by which a draw lies beyond the radius.
         fourth: At least the sum over tiles of weight * E||Z||^4.
-        centre: At least the distance between the mean of the certification draws and the ideal mean.
+        centre: At least the distance between the mean of the certification draws and the ideal one.
         gap: Largest reach - radius of a tile, known for certain, as all that follows.
         squared_gap: Largest reach^2 - radius^2 of a tile.
         inverse: Sum over tiles of 1 / weight.
@@ -125,18 +131,23 @@ def reach(centre: npt.ArrayLike) -> float:
 def pilot(draws: npt.ArrayLike) -> Pilot:
     """Choose a tile's centre, radius and weight from pilot draws, which must not be used again.
 
-    Any choice is sound; this one makes certificates strong. A tile whose pilot draws are all alike gets the radius of a root mean
-    square of 0.001, below what 8 bits show, so that nothing is divided by 0.
+    Any choice is sound; this one makes certificates strong. A tile whose pilot draws are all alike
+    gets the radius of a root mean square of 0.001, below what 8 bits show, so that nothing is
+    divided by 0.
 
     Args:
         draws: (n0,m), n0 >= 1, values in [0, 1].
 
     Returns:
-        The mean, 1.25 times the largest distance from it (at most `reach`), and (mean of distance^4)^(-1/2).
+        The mean; 1.25 times the largest distance from it, at most `reach`; one over the root of the
+        mean of distance^4.
+
+    Raises:
+        ValueError: If draws are not a matrix or not in [0, 1].
 
     Example:
-        >>> pilot([[0.5, 0.4], [0.5, 0.6]]).radius
-        0.125
+        >>> pilot([[0.5, 0.25], [0.5, 0.75]]).radius
+        0.3125
     """
     draws = _matrix(draws)
     centre = draws.mean(axis=0)
@@ -161,31 +172,33 @@ def moments(
     Returns:
         (top, clipped, fourth).
 
+    Raises:
+        ValueError: If draws are not a matrix or not in [0, 1].
+
     Example:
-        >>> moments([[0.0, 0.5], [1.0, 0.5]], [0.5, 0.5], 0.25)
-        (0.0625, 1.0938363213560542, 0.0078125)
+        >>> moments([[0.0, 0.5], [1.0, 0.5]], [0.5, 0.5], 0.25)[::2]
+        (0.0625, 0.0078125)
     """
     draws, centre = _matrix(draws), np.asarray(centre, np.float64)
     offsets = draws - centre
     lengths = np.linalg.norm(offsets, axis=1)
 
-    offsets *= (radius / np.maximum(lengths, radius))[:, None]
     kept = np.minimum(lengths, radius)
     gap = reach(centre) - radius
     clipped = (lengths - kept).sum() / gap if gap > 0 else 0.0
 
-    n, m = draws.shape
-    gram = (
-        offsets @ offsets.T if n < m else offsets.T @ offsets
-    )  # both have the same largest eigenvalue
-    top = np.linalg.eigvalsh(gram)[-1] / n
-    return float(max(top, 0.0)), float(clipped), float((kept**4).sum())
+    # Z^T Z and Z Z^T have the same largest eigenvalue; the smaller matrix is taken.
+    z = offsets * (radius / np.maximum(lengths, radius))[:, None]
+    gram = z @ z.T if len(z) < z.shape[1] else z.T @ z
+    top = max(np.linalg.eigvalsh(gram)[-1], 0) / len(z)
+    return float(top), float(clipped), float((kept**4).sum())
 
 
 def up(total: npt.ArrayLike, a: float) -> Array:
-    """Bound the mean of a sum of independent terms in [0, 1], or of a supremum of such sums, by its value.
+    """Bound the mean of a sum of independent terms in [0, 1], or of a supremum of such sums.
 
-    With probability at least 1 - a the mean is at most up(value, a): the larger root mu of mu - W + W log(W / mu) = log(1 / a).
+    With probability at least 1 - a over the sum W, its mean is at most up(W, a): the larger root mu
+    of mu - W + W log(W / mu) = log(1 / a).
 
     Args:
         total: The observed value W, at least 0, any shape.
@@ -205,23 +218,22 @@ def up(total: npt.ArrayLike, a: float) -> Array:
     if not (np.isfinite(total).all() and (total >= 0).all()):
         raise ValueError(f"total must be finite and not negative, got {total}")
     _check_probability("a", a)
-    level, positive = (
-        -math.log(a),
-        np.maximum(total, 1e-300),
-    )  # at 1e-300 the root is log(1/a) to the last bit
+    level, w = -math.log(a), np.maximum(total, 1e-300)  # there the root is log(1/a) to the last bit
 
-    # y - log(1 + y) >= y^2 / (2 (1 + y)), so this is at least the root. The left side is convex in mu: Newton stays above.
-    mu = positive + level + np.sqrt(level**2 + 2 * level * positive)
+    # With gap = mu - W: gap - W log(1 + gap / W) >= gap^2 / (2 (W + gap)), so the first gap is at
+    # least the root. The left side is convex in the gap, so Newton's steps stay above it.
+    gap = level + np.sqrt(level**2 + 2 * level * w)
     for _ in range(50):
-        excess = mu - positive - positive * (np.log(mu) - np.log(positive)) - level
-        mu = np.minimum(mu, np.maximum(mu - excess * mu / (mu - positive), level))
-    return np.where(total > 0, mu * SAFETY, level)
+        excess = gap - w * np.log1p(gap / w) - level
+        gap = gap - excess * (w + gap) / gap
+    return np.where(total > 0, (w + gap) * SAFETY, level)
 
 
 def spectrum(moments: TileMoments, alpha: float) -> Spectrum:
-    """Turn what the draws of all tiles have shown into bounds that hold at once with probability at least 1 - alpha.
+    """Turn what the draws of all tiles have shown into bounds that hold at once.
 
-    Five events, each with failure probability alpha / 5: one for each of `total`, `largest`, `rare`, `fourth` and `centre`.
+    With probability at least 1 - alpha all of `total`, `largest`, `rare`, `fourth` and `centre` are
+    right: five events, each with failure probability alpha / 5.
 
     Args:
         moments: Of all tiles, whose draws are independent.
@@ -233,24 +245,25 @@ def spectrum(moments: TileMoments, alpha: float) -> Spectrum:
     _check_probability("alpha", alpha)
     radius, far, weight, top, clipped, fourth = _check_moments(moments)
     n, part = moments.n, alpha / EVENTS
-    squared, quartic = float((radius**2).max()), float((weight * radius**4).max())
 
+    # Terms of each sum are divided by the largest value that one can take, and multiplied back.
+    squared, quartic = (radius**2).max(), (weight * radius**4).max()
     total, largest = squared / n * up([n * top.sum() / squared, n * top.max() / squared], part)
     rare = float(up(clipped.sum(), part)) / n
     weighted = quartic / n * float(up((weight * fourth).sum() / quartic, part))
 
     gaps, inverse = np.maximum(far - radius, 0), 1 / weight
-    trace = math.sqrt(weighted * inverse.sum())
-    wander = math.sqrt(n * trace) + _wander(n * float(largest), math.sqrt(squared), part)
-    centre = wander / n + float(np.linalg.norm(gaps * clipped)) / n + float(gaps.max()) * rare
+    trace = math.sqrt(weighted * inverse.sum())  # at least the sum over tiles of E||Z||^2
+    wander = math.sqrt(n * trace) + _wander(n * largest, math.sqrt(squared), part)
+    centre = wander / n + np.linalg.norm(gaps * clipped) / n + gaps.max() * rare
     return Spectrum(
         tiles=len(radius),
         alpha=float(alpha),
         total=float(total),
         largest=float(largest),
         rare=rare,
-        fourth=weighted,
-        centre=centre * SAFETY,
+        fourth=float(weighted),
+        centre=float(centre) * SAFETY,
         gap=float(gaps.max()),
         squared_gap=float(np.maximum(far**2 - radius**2, 0).max()),
         inverse=float(inverse.sum()),
@@ -259,17 +272,18 @@ def spectrum(moments: TileMoments, alpha: float) -> Spectrum:
 
 
 def ideal_deviation(spectrum: Spectrum, shift: float, tiles_hit: int | None) -> float:
-    """Bound how far any attack moves the ideal mean: ||g(x + delta) - g(x)||, for every attack within the budget.
+    """Bound how far any attack within a budget moves the ideal mean: ||g(x + delta) - g(x)||.
 
     Args:
         spectrum: From `spectrum`.
-        shift: The largest shift of one tile, norm of delta on its patch over sigma. linf: e * sqrt(d_max) / sigma, l2: eps / sigma.
-        tiles_hit: None for linf, where every tile is shifted; for l2 the multiplicity M, the largest number of patches that one
-            input value belongs to.
+        shift: The largest shift of one tile, the norm of delta on its patch over sigma. For linf it
+            is e * sqrt(d_max) / sigma, for l2 it is eps / sigma.
+        tiles_hit: None for linf, where every tile is shifted; for l2 the multiplicity M, the
+            largest number of patches that one input value belongs to.
 
     Returns:
-        Root of the summed squares over all output values (divide by the root of their number for a root mean square), at least 0;
-        inf where the shift is too large for floating point.
+        Root of the summed squares over all output values (divide by the root of their number for a
+        root mean square), at least 0; inf where the shift is too large for floating point.
 
     Raises:
         ValueError: If shift is negative or not a number, or tiles_hit less than 1.
@@ -282,9 +296,8 @@ def ideal_deviation(spectrum: Spectrum, shift: float, tiles_hit: int | None) -> 
     shared = min(hit * spectrum.largest, spectrum.total) * growth
     alone = min(spectrum.largest, spectrum.total) * growth
     chances, effects = _tail(min(spectrum.rare, 1.0), max(shift, SMALLEST))
-    squares = _sum_of_squares(
-        shared, alone, chances, spectrum.gap * effects, spectrum.rare, spectrum.tiles
-    )
+    effects = spectrum.gap * effects
+    squares = _sum_of_squares(shared, alone, chances, effects, spectrum.rare, spectrum.tiles)
     return math.sqrt(squares) * SAFETY
 
 
@@ -295,7 +308,8 @@ def distance(spectrum: Spectrum, shift: float, tiles_hit: int | None, to_centre:
         spectrum: From `spectrum`.
         shift: As in `ideal_deviation`.
         tiles_hit: As in `ideal_deviation`.
-        to_centre: ||ghat - y||, ghat the mean of the certification draws; root of summed squares. y may depend on the draws.
+        to_centre: ||ghat - y||, ghat the mean of the certification draws, as a root of summed
+            squares. y may depend on the draws.
 
     Returns:
         Root of summed squares.
@@ -328,96 +342,95 @@ def served_error(
     """
     if n_serve < 1:
         raise ValueError(f"n_serve must be at least 1, got {n_serve}")
-    return (
-        distance(spectrum, shift, tiles_hit, to_centre) ** 2
-        + _trace(spectrum, shift, tiles_hit) / n_serve
-    )
+    mean = distance(spectrum, shift, tiles_hit, to_centre)
+    if math.isinf(mean):
+        return mean
+    return mean**2 + _trace(spectrum, shift, tiles_hit) / n_serve
 
 
 def _trace(spectrum: Spectrum, shift: float, tiles_hit: int | None) -> float:
     """Bound the sum of the variances of all output values of one draw at x + delta."""
     hit = _check_attack(spectrum, shift, tiles_hit)
-    growth = _growth(shift)
-    if math.isinf(growth):
-        return growth
 
-    # Cauchy-Schwarz for E[||Z||^2 L], in each tile and then over the tiles; hit tiles at most are shifted in full.
-    weights = spectrum.inverse + growth * min(spectrum.inverse, hit * spectrum.largest_inverse)
-    kept = math.sqrt(spectrum.fourth * weights)
-    return (kept + spectrum.squared_gap * _struck(spectrum, shift, hit)) * SAFETY
+    # Cauchy-Schwarz for E[||Z||^2 L] in each tile, then over the tiles: the sum of E L^2 / weight.
+    shifted = min(spectrum.inverse, hit * spectrum.largest_inverse)
+    kept = math.sqrt(spectrum.fourth * (spectrum.inverse + _growth(shift) * shifted))
+    beyond = _struck(spectrum.rare, max(shift, SMALLEST), hit, spectrum.tiles)
+    return (kept + spectrum.squared_gap * beyond) * SAFETY
 
 
 def _growth(shift: float) -> float:
-    """Compute the variance of the likelihood ratio, e^(shift^2) - 1, or inf where that overflows."""
-    return math.expm1(shift**2) if shift < 26 else math.inf
+    """Compute the variance of the likelihood ratio, e^(shift^2) - 1; inf where it overflows."""
+    return math.expm1(shift**2) if shift < LARGEST else math.inf
 
 
 def _wander(variance: float, radius: float, a: float) -> float:
-    """Bound how far the norm of a sum of centred, clipped draws exceeds its mean, except with probability a.
+    """Bound how far the norm of a sum of centred, clipped draws exceeds its mean.
 
-    Every pair (y, s) gives a bound; the smallest on a grid is taken.
+    It holds except with probability a. Every pair (y, s) gives a bound; the smallest on a grid is
+    taken.
 
     Args:
         variance: n times `Spectrum.largest`.
-        radius: Of the largest tile.
+        radius: The largest of all tiles.
         a: Failure probability.
     """
-    y, s = np.meshgrid(np.geomspace(0.002, 0.9, 60), np.geomspace(0.002, 6, 60))
+    y, s = np.meshgrid(np.geomspace(1e-5, 0.9, 100), np.geomspace(1e-5, 6, 100))
     cost = -np.log1p(-y) * variance / radius**2 * (np.expm1(s) + s)
     return radius * float(((cost - math.log(a)) / np.sqrt(s * y / 2)).min())
 
 
 def _tail(rare: float, shift: float) -> tuple[Array, Array]:
-    """Tabulate h(p), the most that an event or share of mean p contributes: sup E[V |L - 1|] over 0 <= V <= 1 with E V = p.
+    """Tabulate h(p), the supremum of E[V |L - 1|] over all shares 0 <= V <= 1 of mean p.
 
     Args:
         rare: The largest p, in (0, 1].
         shift: > 0.
 
     Returns:
-        (p_k) and (h(p_k + 1)), both ascending, (K,): the lower end of each of K cells that cover 0 to rare, and h at its upper end.
+        Of K cells that cover 0 to rare the lower ends p, and h at the upper ends; both (K,) and
+        ascending.
     """
+    # Thresholds c of |L - 1|: L = 1 + c at z, and where c < 1 also L = 1 - c further below.
     z = np.linspace(12 + shift, shift / 2, 1500)
-    excess = np.expm1(
-        shift * z - shift**2 / 2
-    )  # the threshold c of |L - 1|, at L = exp(shift * z - shift^2 / 2)
-    cut = np.log1p(-np.minimum(excess, 1 - 1e-16)) / shift  # where L = 1 - c
-    below = excess < 1
+    c = np.expm1(shift * z - shift**2 / 2)
+    two_sided = c < 1
+    low = np.log1p(-np.where(two_sided, c, 0)) / shift
 
-    chance = ndtr(-z) + np.where(below, ndtr(cut + shift / 2), 0)
-    above = ndtr(shift - z) - (1 + excess) * ndtr(-z)
-    above += np.where(below, (1 - excess) * ndtr(cut + shift / 2) - ndtr(cut - shift / 2), 0)
+    chance = ndtr(-z) + np.where(two_sided, ndtr(low + shift / 2), 0)
+    excess = ndtr(shift - z) - (1 + c) * ndtr(-z)
+    excess += np.where(two_sided, (1 - c) * ndtr(low + shift / 2) - ndtr(low - shift / 2), 0)
 
     # h(p) is the minimum over c of c p + E(|L - 1| - c)+, attained where p = P(|L - 1| > c).
     inside = chance < rare
-    last = (excess * rare + above).min()
-    effects = np.append((excess * chance + above)[inside], last)
+    last = (c * rare + excess).min()
+    effects = np.append((c * chance + excess)[inside], last)
     return np.append(0.0, chance[inside]), np.maximum(effects, 0)
 
 
 def _sum_of_squares(
     shared: float, alone: float, chances: Array, effects: Array, rare: float, tiles: int
 ) -> float:
-    """Bound sum_j (a_j + b_j)^2 where sum_j a_j^2 <= shared, a_j^2 <= alone, b_j <= effect(p_j) and sum_j p_j <= rare.
+    """Bound the sum over tiles of (a + b)^2, a the spectral part of a tile and b its tail.
 
-    Every price mu >= 1 on the a_j^2 gives a bound; the smallest of a few is taken. mu = 1 lets the tail meet a single tile's
-    deviation only, mu = 1 + max b / max a is Minkowski's inequality.
+    sum_j a_j^2 <= shared and a_j^2 <= alone; b_j <= effect(p_j), where sum_j p_j <= rare. Every
+    price on the a_j^2 gives a bound; the smallest of a few is taken. Price 1 lets the tail meet a
+    single tile's deviation only, price 1 + max b / root of shared is Minkowski's inequality.
     """
     ratio = effects[-1] / math.sqrt(shared)
     extra = np.append(0.0, ratio * 2.0 ** np.linspace(-8, 3, 34))[:, None]
 
     # (a + b)^2 - (1 + extra) a^2 is largest at a = b / extra, or at the largest a that is allowed.
-    largest = math.sqrt(alone)
-    best = np.minimum(effects / np.maximum(extra, 1e-300), largest)
+    best = np.minimum(effects / np.maximum(extra, 1e-300), math.sqrt(alone))
     values = (best + effects) ** 2 - (1 + extra) * best**2
     return float(((1 + extra[:, 0]) * shared + _split(values, chances, rare, tiles)).min())
 
 
 def _split(values: Array, costs: Array, budget: float, tiles: int) -> Array:
-    """Bound what tiles can gain that share a budget: sum_j value(k_j) where sum_j cost(k_j) <= budget.
+    """Bound what tiles gain that share a budget: sum value(k_j) where sum cost(k_j) <= budget.
 
-    Weak duality: every price on the cost gives a bound, price * budget + tiles * max_k (value(k) - price * cost(k)). It is convex
-    in the price, whose best value is found by bisection.
+    Weak duality: every price on the cost gives a bound, price * budget + tiles * max_k (value(k) -
+    price * cost(k)). It is convex in the price, whose best value is found by bisection.
 
     Args:
         values: (rows,K), at least 0, each row a question of its own.
@@ -435,28 +448,33 @@ def _split(values: Array, costs: Array, budget: float, tiles: int) -> Array:
         dear = tiles * costs[best] < budget
         low, high = np.where(dear, low, price), np.where(dear, price, high)
 
-    def bound(price: Array) -> Array:
-        return price * budget + tiles * (values - price[:, None] * costs).max(axis=1)
+    prices = np.stack([low, high])
+    worst = (values - prices[:, :, None] * costs).max(axis=2)
+    bounds: Array = (prices * budget + tiles * worst).min(axis=0)
+    return bounds
 
-    return np.minimum(bound(low), bound(high))
 
+def _struck(rare: float, shift: float, hit: int, tiles: int) -> float:
+    """Bound the sum over tiles of the mean share beyond the radius, of a draw at x + delta.
 
-def _struck(spectrum: Spectrum, shift: float, hit: int) -> float:
-    """Bound the sum over tiles of the mean share by which a draw at x + delta lies beyond the radius.
+    Neyman and Pearson: a share of mean p at x has a mean of at most c p + E(L - c)+ at x + delta,
+    for every threshold c. Tiles share the squared shifts, hit * shift^2 in all: many tiles with a
+    little of it each can be worse than `hit` tiles with all of it.
 
-    Neyman and Pearson: a share of mean p at x has a mean of at most c p + E(L - c)+ at x + delta, for every threshold c. The
-    tiles share the squared shifts, hit * shift^2 in all, so that many tiles with a little of it each are covered as well.
+    Args:
+        rare: `Spectrum.rare`.
+        shift: > 0.
+        hit: How many tiles can be shifted in full.
+        tiles: How many there are.
     """
-    tiles, budget = spectrum.tiles, min(hit, spectrum.tiles) * max(shift, SMALLEST) ** 2
-    squares = budget / min(hit, tiles) * np.linspace(0, 1, 101) ** 2
+    squares = shift**2 * np.linspace(0, 1, 101) ** 2
     t = np.sqrt(squares[1:])
-    log_c = (t[-1] * np.linspace(-8, 12 + t[-1], 200) - t[-1] ** 2 / 2)[:, None]
+    log_c = (shift * np.linspace(-8, 12 + shift, 200) - shift**2 / 2)[:, None]
 
-    values = ndtr(t / 2 - log_c / t) - np.exp(log_c) * ndtr(-t / 2 - log_c / t)
-    bounds = np.exp(log_c[:, 0]) * spectrum.rare + _split(
-        np.maximum(values, 0), squares[:-1], budget, tiles
-    )
-    return min(float(bounds.min()), float(tiles))
+    # Each cell of squared shifts is charged at its lower end and counted at its upper end.
+    excess = ndtr(t / 2 - log_c / t) - np.exp(log_c) * ndtr(-t / 2 - log_c / t)
+    spread = _split(np.maximum(excess, 0), squares[:-1], hit * shift**2, tiles)
+    return min(float((np.exp(log_c[:, 0]) * rare + spread).min()), float(tiles))
 
 
 def _matrix(draws: npt.ArrayLike) -> Array:
@@ -495,7 +513,6 @@ def _check_moments(moments: TileMoments) -> list[Array]:
             raise ValueError(f"{name} must have one value for each tile, got shape {array.shape}")
         if not np.isfinite(array).all() or array.min() < 0:
             raise ValueError(f"{name} must be finite and not negative")
-    for name, array in zip(("radius", "weight"), (arrays[0], arrays[2]), strict=True):
-        if array.min() == 0:
+        if name in {"radius", "weight"} and array.min() == 0:
             raise ValueError(f"{name} must be greater than 0")
     return arrays
