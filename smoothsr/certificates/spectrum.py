@@ -392,7 +392,7 @@ def _tail(rare: float, shift: float) -> tuple[Array, Array]:
         ascending.
     """
     # Thresholds c of |L - 1|: L = 1 + c at z, and where c < 1 also L = 1 - c further below.
-    z = np.linspace(12 + shift, shift / 2, 1500)
+    z = np.linspace(12 + shift, shift / 2, 1000)
     c = np.expm1(shift * z - shift**2 / 2)
     two_sided = c < 1
     low = np.log1p(-np.where(two_sided, c, 0)) / shift
@@ -418,7 +418,7 @@ def _sum_of_squares(
     single tile's deviation only, price 1 + max b / root of shared is Minkowski's inequality.
     """
     ratio = effects[-1] / math.sqrt(shared)
-    extra = np.append(0.0, ratio * 2.0 ** np.linspace(-8, 3, 34))[:, None]
+    extra = np.append(0.0, ratio * 2.0 ** np.linspace(-6, 3, 19))[:, None]
 
     # (a + b)^2 - (1 + extra) a^2 is largest at a = b / extra, or at the largest a that is allowed.
     best = np.minimum(effects / np.maximum(extra, 1e-300), math.sqrt(alone))
@@ -442,7 +442,7 @@ def _split(values: Array, costs: Array, budget: float, tiles: int) -> Array:
         (rows,).
     """
     low, high = np.zeros(len(values)), tiles * values.max(axis=1) / budget
-    for _ in range(50):
+    for _ in range(40):
         price = (low + high) / 2
         best = (values - price[:, None] * costs).argmax(axis=1)
         dear = tiles * costs[best] < budget
