@@ -59,7 +59,8 @@ class TileMoments(NamedTuple):
         reach: The farthest that an output can be from c.
         weight: Fixed before the certification draws, greater than 0.
         top: At least the largest eigenvalue of the mean of Z Z^T over the draws.
-        clipped: Sum over the draws of how far beyond R they lie, as a share of reach - R.
+        clipped: Sum over the draws of how far beyond R they lie, as a share of reach - R: 1 for a
+            draw at full reach. A mere count of the draws beyond R is sound too, and weaker.
         fourth: Sum over the draws of ||Z||^4.
     """
 
@@ -107,44 +108,51 @@ class MomentSum:
 
     def __init__(self, centre: Centre, n: int) -> None:
         self.centre, self.n = centre, n
-        values = centre.values
-        size = len(values)
-        self._held = 0
+        self._by_draw = n <= max(len(centre.values), BLOCK)
+        self._rows: Tensor | None = None
         self._second: Tensor | None = None
-        self._by_draw = n <= max(size, BLOCK)
-        rows = n if self._by_draw else BLOCK
-        dtype = torch.float32 if values.device.type == "cpu" else _exact(values)
-        self._rows = torch.empty((rows, size), dtype=dtype, device=values.device)
+        self._held = 0
         self._clipped, self._fourth, self._trace = 0.0, 0.0, 0.0
 
     def add(self, draws: Tensor) -> None:
         """Add draws (b,m)."""
+        if self._rows is None:
+            count = self.n if self._by_draw else BLOCK
+            dtype = draws.dtype if draws.device.type == "cpu" else _exact(draws)
+            self._rows = draws.new_empty((count, draws.shape[1]), dtype=dtype)
         for part in draws.split(len(self._rows)):
             if self._held + len(part) > len(self._rows):
-                self._reduce()
+                self._reduce(self._rows)
             rows = self._rows[self._held : self._held + len(part)]
-            torch.sub(part, self.centre.values.to(part.dtype), out=rows)
             self._held += len(part)
-            lengths = _lengths(rows)
-            kept = lengths.clamp_max(self.centre.radius)
-            rows *= (kept / lengths.clamp_min(1e-30)).to(rows.dtype)[:, None]
-            self._clipped += float((lengths - kept).sum())
-            self._fourth += float((kept**4).sum())
-            self._trace += float((kept**2).sum())
+            rows.copy_(part)
+            self._shorten(rows)
 
     def result(self) -> tuple[float, float, float]:
         """Return (top, clipped, fourth) as `TileMoments` has them."""
-        matrix = _gram(self._rows[: self._held]) if self._by_draw else self._reduce()
+        if self._rows is None:
+            raise ValueError("there are no draws")
+        matrix = _gram(self._rows[: self._held]) if self._by_draw else self._reduce(self._rows)
         # A sum of k products is off by k units of rounding at most, of the factors' lengths.
-        unit = torch.finfo(self._rows.dtype).eps / 2
-        rounding = (self._rows.shape[1 if self._by_draw else 0] + 8) * unit * self._trace
+        terms = self._rows.shape[1] if self._by_draw else self.n
+        rounding = (terms + 8) * torch.finfo(self._rows.dtype).eps / 2 * self._trace
         gap = self.centre.reach - self.centre.radius
         clipped = self._clipped / gap if gap > 0 else 0.0
         return (largest_eigenvalue(matrix) + rounding) / self.n, clipped, self._fourth
 
-    def _reduce(self) -> Tensor:
+    def _shorten(self, rows: Tensor) -> None:
+        """Turn draws into Z, in place, and take note of their lengths."""
+        rows -= self.centre.values.to(rows.dtype)
+        lengths = _lengths(rows)
+        kept = lengths.clamp_max(self.centre.radius)
+        rows *= (kept / lengths.clamp_min(1e-30)).to(rows.dtype)[:, None]
+        self._clipped += float((lengths - kept).sum())
+        self._fourth += float((kept**4).sum())
+        self._trace += float((kept**2).sum())
+
+    def _reduce(self, rows: Tensor) -> Tensor:
         """Move the rows that are held into the second moment."""
-        product = _gram(self._rows[: self._held].T)
+        product = _gram(rows[: self._held].T)
         self._second = product if self._second is None else self._second.add_(product)
         self._held = 0
         return self._second

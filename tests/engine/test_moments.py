@@ -1,0 +1,153 @@
+"""Moments of draws against their definitions, whichever matrix they are taken of."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from smoothsr.engine import moments
+from smoothsr.engine.batching import Batching
+from smoothsr.engine.draws import Sampler, observe
+from smoothsr.engine.moments import Centre, Moments, MomentSum, largest_eigenvalue, pilot
+from smoothsr.engine.tiles import grid
+
+
+def uniform(*shape, seed=0, dtype=torch.float64):
+    return torch.rand(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def summed(draws, centre, batch=7):
+    sums = MomentSum(centre, len(draws))
+    for part in draws.split(batch):
+        sums.add(part)
+    return sums.result()
+
+
+def shortened(draws, centre):
+    """Z of each draw, and how far draws lie beyond the radius in all."""
+    offsets = draws.double() - centre.values
+    lengths = offsets.norm(dim=1, keepdim=True)
+    beyond = (lengths - centre.radius).clamp_min(0).sum().item()
+    return offsets * (centre.radius / lengths).clamp_max(1), beyond
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(5, 40), (40, 5), (1, 3), (3, 1), (60, 30)])
+@pytest.mark.parametrize("block", [8, 1024])
+def test_moments_are_those_of_shortened_draws(shape, dtype, block, monkeypatch):
+    monkeypatch.setattr(moments, "BLOCK", block)
+    draws = uniform(*shape, dtype=dtype)
+    size = math.sqrt(shape[1])
+    centre = Centre(torch.full((shape[1],), 0.4, dtype=torch.float64), 0.3 * size, 0.6 * size, 1)
+    z, beyond = shortened(draws, centre)
+    top, clipped, fourth = summed(draws, centre)
+    exact = torch.linalg.eigvalsh(z.T @ z)[-1].item() / len(draws)
+    assert exact <= top * (1 + 1e-12)
+    assert top <= 1.01 * exact
+    assert fourth == pytest.approx((z.norm(dim=1) ** 4).sum().item(), rel=1e-5)
+    assert clipped == pytest.approx(beyond / (0.3 * size), rel=1e-5)
+
+
+def test_pilot_of_draws_at_full_reach_never_clips():
+    draws = torch.eye(2, dtype=torch.float64)
+    centre = pilot(draws)
+    assert centre.radius == pytest.approx(centre.reach)
+    assert summed(draws, centre)[1] == pytest.approx(0, abs=1e-12)
+
+
+def test_pilot_fixes_mean_radius_reach_and_weight():
+    draws = uniform(50, 12)
+    centre = pilot(draws)
+    distances = (draws - draws.mean(0)).norm(dim=1)
+    assert torch.equal(centre.values, draws.mean(0))
+    assert centre.radius == pytest.approx(1.25 * distances.max().item())
+    assert centre.weight == pytest.approx((distances**4).mean().item() ** -0.5)
+    farthest = torch.maximum(draws.mean(0), 1 - draws.mean(0)).norm().item()
+    assert centre.reach == pytest.approx(farthest)
+
+
+@pytest.mark.parametrize("rank", [1, 3, 30])
+@pytest.mark.parametrize("size", [1, 2, 30, 100])
+def test_the_largest_eigenvalue_is_never_below_the_truth(size, rank):
+    factors = uniform(size, rank, seed=size + rank) - 0.5
+    matrix = factors @ factors.T
+    exact = torch.linalg.eigvalsh(matrix)[-1].item()
+    assert exact <= largest_eigenvalue(matrix) <= 1.01 * exact
+
+
+def test_an_estimate_that_is_short_is_not_believed(monkeypatch):
+    matrix = torch.diag(torch.tensor([1.0, 2.0, 3.0, 0.5], dtype=torch.float64))
+    monkeypatch.setattr(moments, "_lanczos", lambda _: 2.0)
+    assert 3 <= largest_eigenvalue(matrix) <= 2 * 2.001
+    monkeypatch.setattr(moments, "_lanczos", lambda _: 0.01)
+    assert largest_eigenvalue(matrix) == pytest.approx(6.5)  # the trace, which is never wrong
+
+
+def test_a_start_without_any_part_in_the_top_direction_is_found_out():
+    matrix = torch.diag(torch.tensor([3.0, 1.0], dtype=torch.float64))
+    matrix[0, 0], matrix[1, 1] = 1.0, 1.0 + 1e-9
+    assert largest_eigenvalue(matrix) >= 1 + 1e-9
+
+
+def test_matrices_that_are_not_finite_are_refused():
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        largest_eigenvalue(torch.full((2, 2), math.nan, dtype=torch.float64))
+
+
+def f(patches):
+    return patches.clamp(0, 1).repeat_interleave(2, -1).repeat_interleave(2, -2)
+
+
+@pytest.mark.parametrize("batch", [1, 7, 50])
+def test_an_image_has_a_row_for_each_tile_and_pilots_are_used_for_nothing_else(batch):
+    lr, n, pilots = uniform(1, 3, 5, 6, dtype=torch.float32), 30, 10
+    tiles = grid(5, 6, 3, 1)
+    sampler = Sampler(f, lr, tiles, 0.2, 3, Batching(batch, False))
+    observer = Moments(n, pilots, (5, 6))
+    observe(sampler, n, [observer])
+    assert observer.mean.shape == (1, 3, 10, 12)
+    assert observer.tiles.n == n - pilots
+    for index, tile in enumerate(tiles):
+        draws = torch.cat([*sampler.draws(index, n)])
+        centre = pilot(draws[:pilots].flatten(1))
+        row = [array[index] for array in observer.tiles[1:]]
+        assert row[:3] == pytest.approx([centre.radius, centre.reach, centre.weight])
+        assert row[3:] == pytest.approx(summed(draws[pilots:].flatten(1), centre), rel=1e-3)
+        down, across = (slice(2 * span.start, 2 * span.stop) for span in tile)
+        assert np.allclose(observer.mean[0, :, down, across], draws[pilots:].mean(0), atol=1e-6)
+
+
+def test_channels_are_added_up_by_their_weights():
+    lr, weights = uniform(1, 3, 4, 4, dtype=torch.float32), [0.2, 0.5, 0.1]
+    sampler = Sampler(f, lr, grid(4, 4, None, 0), 0.1, 3, Batching(5, False))
+    luma = Moments(20, 5, (4, 4), channels=weights)
+    observe(sampler, 20, [luma])
+    draws = torch.cat([*sampler.draws(0, 20)])
+    expected = (draws * torch.tensor(weights).view(3, 1, 1)).sum(1, keepdim=True)
+    assert np.allclose(luma.mean, expected[5:].mean(0, keepdim=True), atol=1e-6)
+    top, clipped, fourth = summed(expected[5:].flatten(1), pilot(expected[:5].flatten(1)))
+    assert luma.tiles.top[0] == pytest.approx(top, rel=1e-3)
+    assert (luma.tiles.clipped[0], luma.tiles.fourth[0]) == pytest.approx((clipped, fourth))
+
+
+@pytest.mark.parametrize("pilots", [0, 30, 31])
+def test_some_draws_must_be_pilots_and_some_not(pilots):
+    with pytest.raises(ValueError, match="pilots must be from 1 to n - 1 = 29"):
+        Moments(30, pilots, (5, 6))
+
+
+def test_nothing_drawn_is_an_error():
+    observer = Moments(3, 1, (2, 2))
+    with pytest.raises(ValueError, match="no draws"):
+        observer.mean  # noqa: B018
+    with pytest.raises(ValueError, match="before its certification draws"):
+        observer.finish(grid(2, 2, None, 0)[0])
+
+
+def test_half_of_a_product_is_all_that_rounding_may_lose():
+    """A float32 Gram matrix is wider than the same in float64 by no more than its rounding."""
+    draws = uniform(50, 3000)
+    centre = pilot(uniform(20, 3000, seed=1))
+    exact, rounded = summed(draws, centre)[0], summed(draws.float(), centre)[0]
+    assert rounded == pytest.approx(exact, rel=0.01)
