@@ -267,7 +267,7 @@ def test_linear_is_never_wrong_and_close():
 
 
 def test_linear_is_exact_to_the_first_order():
-    # Many draws: what remains is (e^(t^2) - 1)^(1/2) / t, .0009 of own noise, and the proof by steps.
+    # Many draws leave (e^(t^2) - 1)^(1/2) / t, .0009 of own noise, and what the proof costs.
     law = Linear()
     (made,) = certificates(law, 1, 16, 60_000)
     plain = replace(made.spectrum, gap=0.0)
