@@ -7,7 +7,7 @@ mean instead, by the largest eigenvalue of what the noise does to each tile (`Sp
 
 The order of work: engine/moments.py fixes a centre and a radius for each tile from a few draws, and
 reduces its certification draws to three numbers; `spectrum` turns those of all tiles into bounds
-that hold at once with probability 1 - alpha; `ideal_deviation`, `distance` and `served_error`
+that hold at once with probability 1 - alpha; `ideal_deviation`, `distance` and `variance`
 answer every question about every attack from them.
 
 Statements and proofs: docs/spectral.md. Sources: S. Boucheron, G. Lugosi and P. Massart, "A sharp
@@ -30,9 +30,9 @@ __all__ = [
     "Spectrum",
     "distance",
     "ideal_deviation",
-    "served_error",
     "spectrum",
     "up",
+    "variance",
 ]
 
 Array = npt.NDArray[np.float64]
@@ -205,34 +205,11 @@ def distance(spectrum: Spectrum, shift: float, tiles_hit: int | None, to_centre:
     return ideal_deviation(spectrum, shift, tiles_hit) + (spectrum.centre + to_centre) * SAFETY
 
 
-def served_error(
-    spectrum: Spectrum, shift: float, tiles_hit: int | None, to_centre: float, n_serve: int
-) -> float:
-    """Bound the expected squared distance of a served mean under attack to a reference y.
+def variance(spectrum: Spectrum, shift: float, tiles_hit: int | None) -> float:
+    """Bound the sum of the variances of all output values of one draw at x + delta.
 
-    Args:
-        spectrum: From `spectrum`.
-        shift: As in `ideal_deviation`.
-        tiles_hit: As in `ideal_deviation`.
-        to_centre: As in `distance`.
-        n_serve: How many fresh independent draws at x + delta the served output is the mean of.
-
-    Returns:
-        Sum of squares, expected over the serving noise.
-
-    Raises:
-        ValueError: If an argument is out of range.
+    Takes and raises what `ideal_deviation` does.
     """
-    if n_serve < 1:
-        raise ValueError(f"n_serve must be at least 1, got {n_serve}")
-    mean = distance(spectrum, shift, tiles_hit, to_centre)
-    if math.isinf(mean):
-        return mean
-    return mean**2 + _trace(spectrum, shift, tiles_hit) / n_serve
-
-
-def _trace(spectrum: Spectrum, shift: float, tiles_hit: int | None) -> float:
-    """Bound the sum of the variances of all output values of one draw at x + delta."""
     hit = _check_attack(spectrum, shift, tiles_hit)
 
     # Cauchy-Schwarz for E[||Z||^2 L] in each tile, then over the tiles: the sum of E L^2 / weight.
