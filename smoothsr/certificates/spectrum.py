@@ -211,10 +211,13 @@ def variance(spectrum: Spectrum, shift: float, tiles_hit: int | None) -> float:
     Takes and raises what `ideal_deviation` does.
     """
     hit = _check_attack(spectrum, shift, tiles_hit)
+    growth = _growth(shift)
+    if math.isinf(growth):
+        return growth
 
     # Cauchy-Schwarz for E[||Z||^2 L] in each tile, then over the tiles: the sum of E L^2 / weight.
     shifted = min(spectrum.inverse, hit * spectrum.largest_inverse)
-    kept = math.sqrt(spectrum.fourth * (spectrum.inverse + _growth(shift) * shifted))
+    kept = math.sqrt(spectrum.fourth * (spectrum.inverse + growth * shifted))
     beyond = _struck(spectrum.rare, max(shift, SMALLEST), hit, spectrum.tiles)
     return (kept + spectrum.squared_gap * beyond) * SAFETY
 
@@ -224,19 +227,19 @@ def _growth(shift: float) -> float:
     return math.expm1(shift**2) if shift < LARGEST else math.inf
 
 
-def _wander(variance: float, radius: float, a: float) -> float:
+def _wander(summed: float, radius: float, a: float) -> float:
     """Bound how far the norm of a sum of centred, clipped draws exceeds its mean.
 
     It holds except with probability a. Every pair (y, s) gives a bound; the smallest on a grid is
     taken.
 
     Args:
-        variance: n times `Spectrum.largest`.
+        summed: n times `Spectrum.largest`.
         radius: The largest of all tiles.
         a: Failure probability.
     """
     y, s = np.meshgrid(np.geomspace(1e-5, 0.9, 100), np.geomspace(1e-5, 6, 100))
-    cost = -np.log1p(-y) * variance / radius**2 * (np.expm1(s) + s)
+    cost = -np.log1p(-y) * summed / radius**2 * (np.expm1(s) + s)
     return radius * float(((cost - math.log(a)) / np.sqrt(s * y / 2)).min())
 
 

@@ -594,5 +594,3 @@ def test_bad_attacks_are_refused():
         ideal_deviation(made.spectrum, 0.1, 0)
     with pytest.raises(ValueError, match="to_centre must not be negative"):
         distance(made.spectrum, 0.1, 1, -1)
-    with pytest.raises(ValueError, match="n_serve must be at least 1"):
-        served_error(made.spectrum, 0.1, 1, 0, 0)
