@@ -8,23 +8,28 @@ import copy
 import math
 import warnings
 from functools import partial
-from typing import Any
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from smoothsr.adapters.transparent import Transparent
 from smoothsr.certificates import quantile_bounds
 from smoothsr.certificates.certificate import Certificate
+from smoothsr.certificates.options import Agg, Scope, require_option
 from smoothsr.engine import draws
 from smoothsr.engine.batching import Batching
+from smoothsr.engine.independence import require_independence
+from smoothsr.engine.noise import sigma_text
 from smoothsr.engine.tiles import grid
-from smoothsr.files.digests import digest
+from smoothsr.files.digests import digest, fingerprint
+from smoothsr.metrics import to_8bit
 
 __all__ = ["SmoothedSR", "variant"]
 
 
-class SmoothedSR(nn.Module):
+class SmoothedSR(Transparent):
     """Run a super-resolution network on noisy copies of its input and take a pixelwise statistic of
     the outputs.
 
@@ -64,6 +69,7 @@ class SmoothedSR(nn.Module):
     """
 
     model: nn.Module
+    inner = "model"
 
     def __init__(
         self,
@@ -79,7 +85,6 @@ class SmoothedSR(nn.Module):
         seed: int | None = None,
         recompute: bool = False,
     ) -> None:
-        super().__init__()
         if not isinstance(model, nn.Module):
             inner = isinstance(getattr(model, "model", None), nn.Module)
             hint = (
@@ -99,22 +104,21 @@ class SmoothedSR(nn.Module):
             if value is not None and (value != int(value) or value < least):
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
         _rank(agg, n)
+        super().__init__(model)
         self.sigma, self.n, self.agg = float(sigma), int(n), agg
         self.tile, self.halo, self.seed = None if tile is None else int(tile), int(halo), seed
         self.recompute = recompute
-        self.model, self.denoiser = model, denoiser
+        self.denoiser = denoiser
         self.training = model.training
         convolutional = any(
             isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in model.modules()
         )
-        self._batching = Batching(batch_size, convolutional)
-        self.register_state_dict_post_hook(_strip_prefix)
-        self.register_load_state_dict_pre_hook(_add_prefix)
+        self.batching = Batching(batch_size, convolutional)
 
     def extra_repr(self) -> str:
         """Show the options as the constructor takes them."""
         options = (
-            f"sigma={self.sigma:g}, n={self.n}, agg={self.agg!r}, tile={self.tile}, "
+            f"sigma={sigma_text(self.sigma)}, n={self.n}, agg={self.agg!r}, tile={self.tile}, "
             f"halo={self.halo}"
         )
         return options if self.seed is None else f"{options}, seed={self.seed}"
@@ -146,7 +150,7 @@ class SmoothedSR(nn.Module):
         base = partial(checkpoint, self.base, use_reentrant=False) if again else self.base
         images = [
             draws.smooth(
-                base, image, tiles, self.sigma, self.n, rank, self.seed, self._batching, progress
+                base, image, tiles, self.sigma, self.n, rank, self.seed, self.batching, progress
             )
             for image in lr.split(1)
         ]
@@ -179,7 +183,7 @@ class SmoothedSR(nn.Module):
         n: int = 1000,
         alpha: float = 1e-3,
         levels: int = 32,
-        scope: str = "image",
+        scope: Scope = "image",
         progress: draws.Progress | None = None,
         void_guarantee_seed: int | None = None,
     ) -> Certificate:
@@ -206,29 +210,77 @@ class SmoothedSR(nn.Module):
             says how many would.
 
         Raises:
-            ValueError: If an argument is out of its range, the model is in train mode, or agg is a
-            percentile.
+            ValueError: If an argument is out of its range, the model is in train mode, agg is a
+            percentile, or the network is no fixed function of each image, as two runs on one patch
+            and a run of one image alone show.
         """
+        self._require_certifiable(lr, n, alpha, levels, scope)
+        with torch.no_grad():
+            self._require_independence(lr)
+            sr = to_8bit(self(lr)).byte().cpu().numpy()
+            values = sr.size if scope == "image" else sr.shape[1]
+            z = quantile_bounds.levels(n, alpha, levels, values)
+            lower = upper = sr[:0]
+            if z.size:
+                ranks = quantile_bounds.level_ranks(z, n, alpha, values)
+                stored = draws.quantiles(
+                    self.base,
+                    lr,
+                    grid(lr.shape[2], lr.shape[3], self.tile, self.halo),
+                    self.sigma,
+                    n,
+                    [*(n + 1 - ranks), *ranks],
+                    void_guarantee_seed,
+                    self.batching,
+                    progress,
+                )
+                lower, upper = stored[: z.size], stored[z.size :]
+            else:
+                _warn_of_few_draws(n, alpha, levels, values)
+        return Certificate(
+            sr_bytes=sr,
+            z=z,
+            upper=upper,
+            lower=lower,
+            lr_shape=(*lr.shape[1:],),
+            sigma=self.sigma,
+            agg=cast(Agg, self.agg),
+            n_serve=self.n,
+            n_cert=n,
+            alpha=alpha,
+            level_count=levels,
+            scope=scope,
+            tile=self.tile,
+            halo=self.halo if self.tile is not None else 0,
+            seeded=self.seed is not None,
+            void=void_guarantee_seed is not None,
+            dtype=_precision_text(lr),
+            input_digest=digest([lr]),
+            weights_digest=fingerprint(*self.children()),
+        )
+
+    def _require_certifiable(
+        self, lr: Tensor, n: int, alpha: float, levels: int, scope: Scope
+    ) -> None:
+        """Refuse what can't be certified as far as that shows without a run of the network."""
         _check(lr)
-        layers = [layer for part in self.children() for layer in part.modules()]
         if len(lr) != 1:
             raise ValueError(
                 f"certify takes one image (1,C,h,w), got {(*lr.shape,)}: call it for each"
             )
+        layers = [layer for part in self.children() for layer in part.modules()]
         if any(layer.training for layer in layers):
             raise ValueError(
                 "the model is in train mode, where outputs of a batch may depend on each "
                 "other: call model.eval()"
             )
-        if any(
-            isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None
-            for layer in layers
-        ):
+        norms = [layer for layer in layers if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+        if any(layer.running_mean is None for layer in norms):
             raise ValueError(
                 "the model has batch norm without running statistics: outputs of a batch "
                 "depend on each other"
             )
-        if self.agg not in ("median", "mean"):
+        if self.agg not in get_args(Agg):
             raise ValueError(f"certify speaks of the median or the mean, got agg={self.agg!r}")
         if self.agg == "mean" and torch.finfo(lr.dtype).bits < 32:
             raise ValueError(
@@ -240,71 +292,14 @@ class SmoothedSR(nn.Module):
                 f"certify needs n >= 1, levels >= 2 and 0 < alpha < 1, got {n}, {levels} and "
                 f"{alpha}"
             )
-        if scope not in ("image", "pixel"):
-            raise ValueError(f'scope must be "image" or "pixel", got {scope!r}')
-        with torch.no_grad():
-            served = self(lr)
-            # At least in float32, as the draws are: a product in bfloat16 would round twice.
-            sr = (
-                served.to(torch.promote_types(served.dtype, torch.float32))
-                .mul(255)
-                .round()
-                .byte()
-                .cpu()
-            )
-            values = sr.numel() if scope == "image" else sr.shape[1]
-            z = quantile_bounds.levels(n, alpha, levels, values)
-            stored = None
-            if z.size:
-                upper = quantile_bounds.level_ranks(z, n, alpha, values)
-                ranks = [*upper, *(n + 1 - upper)]
-                tiles = grid(lr.shape[2], lr.shape[3], self.tile, self.halo)
-                stored = draws.quantiles(
-                    self.base,
-                    lr,
-                    tiles,
-                    self.sigma,
-                    n,
-                    ranks,
-                    void_guarantee_seed,
-                    self._batching,
-                    progress,
-                )
-            else:
-                needed = quantile_bounds.draws_needed(0.0, alpha, levels, values)
-                warnings.warn(
-                    f"{n} draws can't bound {values} values at alpha={alpha:g}: every bound "
-                    "is trivial. "
-                    f"At least n={needed} would do for radius 0",
-                    UserWarning,
-                    stacklevel=2,
-                )
-        return Certificate(
-            sr_bytes=sr.numpy(),
-            z=z,
-            upper=stored[: z.size] if stored is not None else sr.numpy()[:0],
-            lower=stored[z.size :] if stored is not None else sr.numpy()[:0],
-            lr_shape=(*lr.shape[1:],),
-            sigma=self.sigma,
-            agg=self.agg,
-            n_serve=self.n,
-            n_cert=n,
-            alpha=alpha,
-            level_count=levels,
-            scope=scope,
-            tile=self.tile,
-            halo=self.halo if self.tile is not None else 0,
-            seeded=self.seed is not None,
-            void=void_guarantee_seed is not None,
-            dtype=_precision(lr),
-            input_digest=digest([lr]),
-            weights_digest=digest(
-                value
-                for part in self.children()
-                for value in part.state_dict().values()
-                if isinstance(value, Tensor)
-            ),
-        )
+        require_option("scope", scope, Scope)
+
+    def _require_independence(self, lr: Tensor) -> None:
+        """Try on the first patch of lr what a certificate takes on trust of the network."""
+        rows, columns = grid(lr.shape[2], lr.shape[3], self.tile, self.halo)[0]
+        patch = lr[:, :, rows.first : rows.last, columns.first : columns.last]
+        patch = patch[:, :, list(rows.gather)][..., list(columns.gather)]
+        require_independence(self.base, patch, _precision(lr), self.batching.batch_size)
 
 
 def variant(smoothed: SmoothedSR, **options: Any) -> SmoothedSR:
@@ -357,33 +352,22 @@ def _check(lr: Tensor) -> None:
         )
 
 
-def _precision(lr: Tensor) -> str:
-    """Name the precision that a predictor runs in: the input's, or autocast's."""
+def _precision(lr: Tensor) -> torch.dtype:
+    """Find the precision that a predictor runs in: the input's, or autocast's."""
     device = lr.device.type
-    if torch.is_autocast_enabled(device):
-        return f"{torch.get_autocast_dtype(device)} (autocast)".removeprefix("torch.")
-    return str(lr.dtype).removeprefix("torch.")
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else lr.dtype
 
 
-def _strip_prefix(_module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Save the bare network's keys: each loses one "model.", and no more, since a network's own may
-    begin so too.
-    """
-    own = {key: state_dict.pop(key) for key in [*state_dict] if key.startswith(prefix)}
-    inner = f"{prefix}model."
-    state_dict.update(
-        {
-            prefix + key.removeprefix(inner): value
-            for key, value in own.items()
-            if key.startswith(inner)
-        }
+def _precision_text(lr: Tensor) -> str:
+    autocast = " (autocast)" if torch.is_autocast_enabled(lr.device.type) else ""
+    return f"{_precision(lr)}{autocast}".removeprefix("torch.")
+
+
+def _warn_of_few_draws(n: int, alpha: float, levels: int, values: int) -> None:
+    needed = quantile_bounds.draws_needed(0.0, alpha, levels, values)
+    warnings.warn(
+        f"{n} draws can't bound {values} values at alpha={alpha:g}: every bound is trivial. "
+        f"At least n={needed} would do for radius 0",
+        UserWarning,
+        stacklevel=3,
     )
-
-
-def _add_prefix(module: "SmoothedSR", state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Load the bare network's keys."""
-    own = {key: state_dict.pop(key) for key in [*state_dict] if key.startswith(prefix)}
-    state_dict.update({f"{prefix}model.{key[len(prefix) :]}": value for key, value in own.items()})
-    if module.denoiser is not None:
-        for key, value in module.denoiser.state_dict().items():
-            state_dict[f"{prefix}denoiser.{key}"] = value

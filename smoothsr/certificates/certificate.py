@@ -6,22 +6,39 @@ them are right at once, and then so is everything derived here, whatever is aske
 order. Reference and proofs: docs/certificates.md; the mathematics is in quantile_bounds.py.
 """
 
+import math
 import os
 from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import ndtr
 from torch import Tensor
 
 from smoothsr.certificates import quantile_bounds, squared_error, storage
+from smoothsr.certificates.levels import Levels
+from smoothsr.certificates.options import (
+    Agg,
+    Method,
+    Norm,
+    Per,
+    Predictor,
+    Scope,
+    require_option,
+)
+from smoothsr.engine.noise import sigma_text
 from smoothsr.engine.tiles import Tile, grid, multiplicity
+from smoothsr.metrics import require_region, to_8bit
 
-__all__ = ["Certificate"]
+__all__ = ["Certificate", "as_image"]
 
-FORMAT = 1
+FORMAT = 2
 ARRAYS = ("sr_bytes", "z", "upper", "lower")
+# Half an 8-bit step, and more than float32's rounding errors on either side of it
+HALF_STEP = 0.5 + 2**-14
+# PSNR in dB is given this much lower: more than the rounding errors of float64
+PSNR_SLACK = 1e-9
+STEPS = np.arange(256) / 255  # what users call k/255, in float64
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -43,12 +60,12 @@ class Certificate:
     )  # uint8 (G,C,H,W): order statistics that bound the Phi(-z) quantiles from below
     lr_shape: tuple[int, int, int]  # (C,h,w) of the input
     sigma: float  # noise standard deviation
-    agg: str  # "median" or "mean"
+    agg: Agg  # "median" or "mean"
     n_serve: int  # draws of one served inference
     n_cert: int  # certification draws
     alpha: float  # failure probability of the certificate
     level_count: int  # G as it was asked for
-    scope: str  # "image" or "pixel"
+    scope: Scope  # "image" or "pixel"
     tile: int | None  # side of the output tiles in LR pixels
     halo: int  # LR pixels read beyond a tile
     # Whether the serving noise is fixed by a seed, which leaves claims about the ideal predictor
@@ -80,7 +97,12 @@ class Certificate:
         return multiplicity(self.tiles)
 
     @property
-    def predictors(self) -> list[str]:
+    def levels(self) -> Levels:
+        """The bounds of quantiles that all else is looked up in."""
+        return Levels(self.z, self.lower, self.upper, self.agg)
+
+    @property
+    def predictors(self) -> list[Predictor]:
         """The predictors that it can speak of, the one that users run first."""
         return ["ideal"] if self.seeded or self.agg == "mean" else ["served", "ideal"]
 
@@ -99,9 +121,9 @@ class Certificate:
     def bounds(
         self,
         radius: float,
-        predictor: str = "served",
+        predictor: Predictor = "served",
         beta: float = 1e-3,
-        per: str = "value",
+        per: Per = "value",
         rounded: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Bound every output value against every attack within radius.
@@ -123,17 +145,17 @@ class Certificate:
             (lower, upper), float32 (1,C,H,W); 0 and 1 where the draws support no better bound at
             this radius.
         """
-        lower, upper = self.interval(self._shift(radius, predictor, beta, per))
-        margin = np.float32(0.0 if rounded else 0.5)
-        return _image(lower - margin), _image(upper + margin)
+        lower, upper = self.levels.interval(self.shift(radius, predictor, beta, per))
+        margin = np.float32(0 if rounded else HALF_STEP)
+        return as_image(lower - margin), as_image(upper + margin)
 
     def contains(
         self,
         output: Tensor,
         radius: float,
-        predictor: str = "served",
+        predictor: Predictor = "served",
         beta: float = 1e-3,
-        per: str = "image",
+        per: Per = "image",
     ) -> bool:
         """Tell whether an output (1,C,H,W) in [0, 1], rounded to 8 bits, lies inside the bounds
         everywhere.
@@ -141,12 +163,12 @@ class Certificate:
         self._require_image("contains")
         if output.shape != self.sr_bytes.shape:
             raise ValueError(f"output must be {self.sr_bytes.shape}, got {(*output.shape,)}")
-        lower, upper = self.bounds(radius, predictor, beta, per)
-        value = output.detach().cpu().float().clamp(0, 1).mul(255).round() / 255
-        return bool(((lower <= value) & (value <= upper)).all())
+        lower, upper = self.levels.interval(self.shift(radius, predictor, beta, per))
+        steps = to_8bit(output)[0].cpu().numpy()
+        return bool(((lower <= steps) & (steps <= upper)).all())
 
     def trivial_share(
-        self, radius: float, predictor: str = "served", beta: float = 1e-3, per: str = "value"
+        self, radius: float, predictor: Predictor = "served", beta: float = 1e-3, per: Per = "value"
     ) -> float:
         """Compute the share of values whose bounds are the whole range."""
         lower, upper = self.bounds(radius, predictor, beta, per)
@@ -156,9 +178,9 @@ class Certificate:
         self,
         radius: float,
         reference: Tensor | None = None,
-        method: str = "collective",
-        predictor: str = "served",
-        norm: str = "l2",
+        method: Method = "collective",
+        predictor: Predictor = "served",
+        norm: Norm = "l2",
         *,
         y: bool = False,
         border: int = 0,
@@ -183,22 +205,25 @@ class Certificate:
         """
         self._require_image("psnr")
         self._require(radius, predictor)
-        _choose("method", method, "collective", "box")
-        _choose("norm", norm, "l2", "linf")
-        target = self.sr if reference is None else reference.detach().cpu().float()
+        require_option("method", method, Method)
+        require_option("norm", norm, Norm)
+        require_region(self.sr_bytes.shape, border, y)
+        target = self._steps("reference", reference)
         mse = squared_error.mean_squared_error(
-            self, radius, target, method, predictor == "served", norm, y, border
+            self.levels,
+            self.tiles,
+            squared_error.Budget(radius / self.sigma, norm, method, self.lr_shape[0]),
+            squared_error.Comparison(target, border, y),
+            self.n_serve if predictor == "served" else None,
         )
-        return (
-            max(0.0, float(-10 * np.log10(mse))) if mse > 0 else float("inf")
-        )  # max: not -0.0 where all is trivial
+        return max(0.0, -10 * math.log10(mse) - PSNR_SLACK) if mse > 0 else math.inf
 
     def radius_map(
         self,
         tolerance: float,
-        predictor: str = "served",
+        predictor: Predictor = "served",
         beta: float = 1e-3,
-        per: str = "value",
+        per: Per = "value",
         center: Tensor | None = None,
     ) -> Tensor:
         """Compute for each pixel the radius within which all its channels stay within tolerance of
@@ -221,18 +246,13 @@ class Certificate:
         self._require_image("radius_map")
         if not tolerance >= 0:
             raise ValueError(f"tolerance must be at least 0, got {tolerance}")
-        if center is not None and center.shape != self.sr_bytes.shape:
-            raise ValueError(f"center must be {self.sr_bytes.shape}, got {(*center.shape,)}")
-        used = self._shift(0.0, predictor, beta, per)
-        middle = (self.sr if center is None else center.detach().cpu().float())[0].numpy().astype(
-            float
-        ) * 255
-        reach = (
-            tolerance * 255 + 1e-4
-        )  # forgives the rounding error of k/255, far below the step of a byte
+        used = self.shift(0.0, predictor, beta, per)
+        middle = self._steps("center", center).astype(np.int16)
+        # The largest number of steps that is no more than the tolerance: k/255 is k of them.
+        reach = int(np.searchsorted(STEPS, tolerance, side="right")) - 1
         level = np.full(middle.shape, np.nan)
         for z in self.z:
-            lower, upper = self.interval(float(z))
+            lower, upper = self.levels.interval(float(z))
             level[(upper <= middle + reach) & (lower >= middle - reach)] = z
         radius = self.sigma * (level - used)
         radius[radius < 0] = np.nan
@@ -240,11 +260,11 @@ class Certificate:
         return torch.from_numpy(np.nextafter(radius.min(axis=0).astype(np.float32), np.float32(0)))
 
     def draws_needed(
-        self, radius: float, predictor: str = "served", beta: float = 1e-3, per: str = "value"
+        self, radius: float, predictor: Predictor = "served", beta: float = 1e-3, per: Per = "value"
     ) -> int:
         """Compute the smallest n of `certify` with which bounds at radius would not be trivial."""
         return quantile_bounds.draws_needed(
-            self._shift(radius, predictor, beta, per), self.alpha, self.level_count, self.values
+            self.shift(radius, predictor, beta, per), self.alpha, self.level_count, self.values
         )
 
     def rms(self, radius: float) -> float:
@@ -277,7 +297,7 @@ class Certificate:
         radius = f"max_radius={self.max_radius:.4g}" if self.z.size else "trivial"
         radius += ", VOID" if self.void else ""
         return (
-            f"Certificate({width}x{height}, sigma={self.sigma:g}, {self.agg} of "
+            f"Certificate({width}x{height}, sigma={sigma_text(self.sigma)}, {self.agg} of "
             f"n_serve={self.n_serve}, n_cert={self.n_cert}, "
             f"alpha={self.alpha:g}, scope={self.scope!r}, tile={self.tile}, "
             f"halo={self.halo}, {radius})"
@@ -308,10 +328,10 @@ class Certificate:
             if field.name not in ARRAYS
         }
 
-    def _require(self, radius: float, predictor: str) -> None:
+    def _require(self, radius: float, predictor: Predictor) -> None:
         if not 0 <= radius < np.inf:
             raise ValueError(f"radius must be finite and at least 0, got {radius}")
-        _choose("predictor", predictor, "served", "ideal")
+        require_option("predictor", predictor, Predictor)
         if predictor == "served" and self.seeded:
             raise ValueError(
                 "the smoother has a fixed seed, so there is no fresh noise to speak of: ask "
@@ -330,10 +350,22 @@ class Certificate:
                 'with scope="image"'
             )
 
-    def _shift(self, radius: float, predictor: str, beta: float, per: str) -> float:
+    def _steps(self, name: str, image: Tensor | None) -> np.ndarray:
+        """An image like the output in 8-bit steps, uint8 (C,H,W): the output itself if it is
+        None.
+        """
+        if image is None:
+            return self.sr_bytes[0]
+        if image.shape != self.sr_bytes.shape:
+            raise ValueError(f"{name} must be {self.sr_bytes.shape}, got {(*image.shape,)}")
+        if not image.isfinite().all():
+            raise ValueError(f"{name} has NaN or infinite values")
+        return to_8bit(image)[0].byte().cpu().numpy()
+
+    def shift(self, radius: float, predictor: Predictor, beta: float, per: Per) -> float:
         """The level, in units of z, at which bounds are to be looked up."""
         self._require(radius, predictor)
-        _choose("per", per, "value", "image")
+        require_option("per", per, Per)
         if predictor == "ideal":
             return radius / self.sigma
         if not 0 < beta < 1:
@@ -344,39 +376,7 @@ class Certificate:
             self.n_serve, beta, self.sr_bytes.size if per == "image" else 1
         )
 
-    def interval(self, shift: float) -> tuple[np.ndarray, np.ndarray]:
-        """Look up (lower, upper), each (C,H,W) in 8-bit steps, of the 8-bit ideal output under an
-        attack of norm shift * sigma.
-        """
-        if self.agg == "median":
-            index = int(quantile_bounds.level_index(self.z, shift))
-            return self._at(self.lower, index, 0), self._at(self.upper, index, 255)
-        # The mean is the integral of the quantiles; each slice of it is bounded by its highest
-        # level, the rest by the range.
-        weights = np.diff(ndtr(self.z), prepend=0.0)
-        lower = np.zeros(self.sr_bytes.shape[1:])
-        upper = np.full(lower.shape, 255 * (1 - weights.sum()))
-        for weight, level in zip(
-            weights, quantile_bounds.level_index(self.z, self.z + shift), strict=True
-        ):
-            lower += weight * self._at(self.lower, level, 0)
-            upper += weight * self._at(self.upper, level, 255)
-        # The stored draws were rounded, the mean's are not, and the output is: half a step twice.
-        return (lower - 1).clip(0), (upper + 1).clip(None, 255)
 
-    def _at(self, stack: np.ndarray, index: int, trivial: int) -> np.ndarray:
-        return (
-            stack[index]
-            if index < len(self.z)
-            else np.full(self.sr_bytes.shape[1:], trivial, np.uint8)
-        )
-
-
-def _image(array: np.ndarray) -> Tensor:
-    """(C,H,W) in 8-bit steps as float32 (1,C,H,W) in [0, 1]."""
-    return torch.from_numpy(array.astype(np.float32).clip(0, 255))[None] / 255
-
-
-def _choose(name: str, value: str, *allowed: str) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+def as_image(steps: np.ndarray) -> Tensor:
+    """Turn 8-bit steps (C,H,W) into an image, float32 (1,C,H,W) in [0, 1]."""
+    return torch.from_numpy(steps.astype(np.float32).clip(0, 255))[None] / 255

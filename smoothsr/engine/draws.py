@@ -17,6 +17,7 @@ from smoothsr.engine import noise
 from smoothsr.engine.batching import Batching
 from smoothsr.engine.order_statistics import in_chunks, order_statistics
 from smoothsr.engine.tiles import Span, Tile
+from smoothsr.metrics import to_8bit
 
 __all__ = ["quantiles", "smooth"]
 
@@ -169,7 +170,7 @@ def quantiles(
             store = store or _Draws(n, outputs[0])
             # As forward returns it: in the precision of lr, which is lower than that of the draws
             # where lr is bfloat16.
-            store.add(outputs.to(lr.dtype).to(outputs.dtype).mul(255).round().byte())
+            store.add(to_8bit(outputs.to(lr.dtype)).byte())
             if progress:
                 progress(index * n + store.count, len(tiles) * n)
         if store is None:

@@ -131,15 +131,15 @@ def test_served_shift_of_a_whole_image():
     assert quantile_bounds.served_shift(51, 0.001, 256 * 256 * 3) == pytest.approx(1.0, abs=0.05)
 
 
-@pytest.mark.parametrize(("n", "step"), [(1, 0.5), (5, 0.06), (21, 0.06), (101, 0.3)])
-def test_served_bins_partition_the_level_of_a_median(n, step):
-    weights, up, down = quantile_bounds.served_bins(n, step)
+@pytest.mark.parametrize(("n", "top"), [(1, 0.5), (5, 0.06), (21, 2.3), (101, 0.3), (21, None)])
+def test_served_bins_partition_the_level_of_a_median(n, top):
+    z = np.empty(0) if top is None else np.linspace(0, top, 7)
+    weights, up, down = quantile_bounds.served_bins(n, z)
     assert weights.sum() == pytest.approx(1, abs=1e-12)
     assert (weights >= 0).all()
-    assert max(weights[0], weights[-1]) <= quantile_bounds.TAIL * 1.001
     assert up[-1] == down[0] == np.inf
     assert np.allclose(up[:-1], -down[1:])  # one bin's upper edge is the next one's lower edge
-    assert np.allclose(np.diff(up[:-1]), step)
+    assert np.array_equal(up[:-1], np.unique([*-z, *z]))
     # P(median's level <= edge) is the probability that at least k of n draws lie below.
     below = stats.binom.sf((n + 1) // 2 - 1, n, stats.norm.cdf(up[:-1]))
     assert np.allclose(np.cumsum(weights)[:-1], below, atol=1e-12)
