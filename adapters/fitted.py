@@ -101,6 +101,8 @@ class Fitted(Transparent):
     the output is cropped.
     """
 
+    network: nn.Module
+
     def __init__(self, found: Found) -> None:
         super().__init__(found.network)
         self.scale = found.scale

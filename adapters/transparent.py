@@ -34,7 +34,7 @@ class Transparent(nn.Module):
 
 
 def _bare(module: Transparent, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Keep of what lies under the prefix the network's alone, under the names it would have bare."""
+    """Leave only the network's own under the prefix, under the names that it has by itself."""
     inner = f"{prefix}{module.inner}"
     metadata = getattr(state, "_metadata", {})  # versions, under the modules' names
     for mapping in (state, metadata):

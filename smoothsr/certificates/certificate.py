@@ -137,13 +137,18 @@ class Certificate:
             radius: l2 norm of the attack.
             predictor: "served", the statistic of n_serve fresh draws, or "ideal", that of
                 infinitely many.
-            beta: Failure probability of one served inference.
+            beta: Failure probability of one served inference, in (0, 1).
             per: "value" or "image": what beta speaks of.
-            rounded: Whether the output is rounded to 8 bits; otherwise every bound is 1/510 wider.
+            rounded: Whether the output is rounded to 8 bits; otherwise every bound is 1/510 wider,
+                and by what float32 may round.
 
         Returns:
             (lower, upper), float32 (1,C,H,W); 0 and 1 where the draws support no better bound at
             this radius.
+
+        Raises:
+            ValueError: If an argument is out of its range, the predictor one that the certificate
+                can't speak of, or per "image" where its scope is "pixel".
         """
         lower, upper = self.levels.interval(self.shift(radius, predictor, beta, per))
         margin = np.float32(0 if rounded else HALF_STEP)
@@ -202,6 +207,13 @@ class Certificate:
             y: Compare BT.601 luma, as papers do; needs three channels.
             border: Output pixels left out at each side.
 
+        Returns:
+            dB, rounded down; infinite where no attack changes an 8-bit value, 0 where nothing is
+            certified.
+
+        Raises:
+            ValueError: If an argument is out of its range, reference of another shape or not
+                finite, scope "pixel", or the predictor one that the certificate can't speak of.
         """
         self._require_image("psnr")
         self._require(radius, predictor)
@@ -233,11 +245,13 @@ class Certificate:
         attacks may be of any size.
 
         Args:
-            tolerance: In [0, 1] units, such as 8/255.
+            tolerance: In [0, 1] units, such as 8/255, which is 8 steps; 8-bit outputs differ by
+                whole steps, so that others are rounded down to them.
             predictor: "served" or "ideal".
-            beta: As for `bounds`.
-            per: As for `bounds`.
-            center: (1,C,H,W) in [0, 1]; None is the served output.
+            beta: Failure probability of one served inference.
+            per: What beta speaks of: with "value" each pixel, all of whose channels stay with
+                probability at least 1 - beta; with "image" all pixels at once.
+            center: (1,C,H,W) in [0, 1], rounded to 8 bits; None is the served output.
 
         Returns:
             float32 (H,W): the radius; NaN where the tolerance is not certified even without an
@@ -246,7 +260,7 @@ class Certificate:
         self._require_image("radius_map")
         if not tolerance >= 0:
             raise ValueError(f"tolerance must be at least 0, got {tolerance}")
-        used = self.shift(0.0, predictor, beta, per)
+        used = self.shift(0.0, predictor, beta, per, together=self.sr_bytes.shape[1])
         middle = self._steps("center", center).astype(np.int16)
         # The largest number of steps that is no more than the tolerance: k/255 is k of them.
         reach = int(np.searchsorted(STEPS, tolerance, side="right")) - 1
@@ -362,8 +376,18 @@ class Certificate:
             raise ValueError(f"{name} has NaN or infinite values")
         return to_8bit(image)[0].byte().cpu().numpy()
 
-    def shift(self, radius: float, predictor: Predictor, beta: float, per: Per) -> float:
-        """The level, in units of z, at which bounds are to be looked up."""
+    def shift(
+        self, radius: float, predictor: Predictor, beta: float, per: Per, together: int = 1
+    ) -> float:
+        """Compute the level, in units of z, at which bounds are to be looked up.
+
+        Args:
+            radius: l2 norm of the attack.
+            predictor: As for `bounds`.
+            beta: As for `bounds`.
+            per: As for `bounds`.
+            together: How many values beta speaks of at once where that is not the whole image.
+        """
         self._require(radius, predictor)
         require_option("per", per, Per)
         if predictor == "ideal":
@@ -373,7 +397,7 @@ class Certificate:
         if per == "image":
             self._require_image('per="image"')
         return radius / self.sigma + quantile_bounds.served_shift(
-            self.n_serve, beta, self.sr_bytes.size if per == "image" else 1
+            self.n_serve, beta, self.sr_bytes.size if per == "image" else together
         )
 
 

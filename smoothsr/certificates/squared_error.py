@@ -44,7 +44,7 @@ class Comparison(NamedTuple):
     y: bool  # whether luma is compared
 
     @property
-    def count(self) -> int:
+    def values(self) -> int:
         """How many values are compared."""
         channels, height, width = self.reference.shape
         return (1 if self.y else channels) * (height - 2 * self.border) * (width - 2 * self.border)
@@ -84,7 +84,7 @@ def mean_squared_error(
         total = float(errors[np.arange(len(tiles)), index].sum())
     else:
         total = quantile_bounds.collective_error(errors, shifts, multiplicity(list(tiles)))
-    return total / comparison.count
+    return total / comparison.values
 
 
 def _shifts(

@@ -99,7 +99,10 @@ def smooth(args: argparse.Namespace, loaded: LoadedSR, picture: Picture) -> Smoo
 def predictor(args: argparse.Namespace) -> str:
     """The options that define the predictor, as upscale and certify take them."""
     tile = f"--tile {args.tile} --halo {args.halo}" if args.tile else "--tile 0"
-    return f"--sigma {sigma_text(args.sigma)} -n {args.n} --agg {args.agg} {tile} --precision {args.precision}"
+    return (
+        f"--sigma {sigma_text(args.sigma)} -n {args.n} --agg {args.agg} {tile} "
+        f"--precision {args.precision}"
+    )
 
 
 def require_memory(

@@ -208,7 +208,8 @@ def panel(
         (bare, "bare network"),
         (
             certificate.sr,
-            f"smoothed: {certificate.agg} of {certificate.n_serve}, sigma {sigma_text(certificate.sigma)}",
+            f"smoothed: {certificate.agg} of {certificate.n_serve}, "
+            f"sigma {sigma_text(certificate.sigma)}",
         ),
         (lower, f"lower bound ({predictor}), l2 radius {radius:.3g}"),
         (upper, f"upper bound ({predictor}), l2 radius {radius:.3g}"),

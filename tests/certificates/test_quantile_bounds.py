@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from scipy.optimize import linprog
+from scipy.special import betaincinv
 
 from smoothsr.certificates import quantile_bounds
 
@@ -216,3 +217,16 @@ def test_collective_error_without_attack_or_error():
         errors[:, 0].sum()
     )
     assert quantile_bounds.collective_error(np.zeros((3, 3)), radii, 4) == 0
+
+
+def test_ranks_hold_at_levels_that_lookups_forgive():
+    """Lookups round a shift down to a level that is less by half of SLACK: ranks allow for it."""
+    n, rank, values, alpha = 1000, 700, 1, 0.03
+    share = alpha / (2 * 2 * values)
+    # At this level rank 700 just holds; half of SLACK above it no longer does.
+    z = np.array([stats.norm.ppf(betaincinv(rank, n - rank + 1, share)) - 1e-13, 2.0])
+    shift = z[0] + quantile_bounds.SLACK / 2 - 1e-12
+    assert quantile_bounds.level_index(z, shift) == 0
+    found = quantile_bounds.level_ranks(z, n, alpha, values)[0]
+    assert stats.binom.sf(found - 1, n, stats.norm.cdf(shift)) <= share
+    assert found == rank + 1
