@@ -7,14 +7,14 @@ Many networks want sides that are multiples of a window, or of a least size, or 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from .checkpoint import CheckpointError, State
+from .transparent import Transparent
 
-__all__ = ["Fitted", "Found", "Transparent", "fill", "fit"]
+__all__ = ["Fitted", "Found", "fill", "fit"]
 
 
 @dataclass
@@ -94,49 +94,14 @@ def fill(network: nn.Module, states: Sequence[State], name: str) -> nn.Module:
     return network
 
 
-class Transparent(nn.Module):
-    """A module around one network whose state_dict is the network's, in both directions and
-    wherever it is nested.
-
-    Hooks rename the keys, and do so unconditionally: a network's own keys may begin with any word.
-    """
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-        self.register_state_dict_post_hook(_drop_prefix)
-        self.register_load_state_dict_pre_hook(_add_prefix)
-
-
-def _drop_prefix(_module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    _rename(state, f"{prefix}network.", prefix)
-    metadata = getattr(
-        state, "_metadata", {}
-    )  # the modules' versions, under their names without the last dot
-    metadata[prefix[:-1]] = metadata.pop(f"{prefix}network", {})
-    _rename(metadata, f"{prefix}network.", prefix)
-
-
-def _add_prefix(_module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    _rename(state, prefix, f"{prefix}network.")
-
-
-def _rename(mapping: dict[str, Any], old: str, new: str) -> None:
-    mapping.update(
-        {
-            new + key.removeprefix(old): mapping.pop(key)
-            for key in list(mapping)
-            if key.startswith(old)
-        }
-    )
-
-
 class Fitted(Transparent):
     """Pad, scale and crop around a network, as `Found` says.
 
     Padding continues the image by reflection at its right and lower side, as often as needed, and
     the output is cropped.
     """
+
+    network: nn.Module
 
     def __init__(self, found: Found) -> None:
         super().__init__(found.network)

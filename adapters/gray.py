@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from .fitted import Transparent
+from .transparent import Transparent
 
 __all__ = ["GrayAsRGB"]
 
@@ -23,6 +23,8 @@ class GrayAsRGB(Transparent):
         >>> GrayAsRGB(bright)(torch.ones(1, 1, 1, 1)).item()
         1.5
     """
+
+    network: nn.Module
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__(network)

@@ -41,6 +41,7 @@ from smoothsr.certificates.check import bounds_under
 from smoothsr.engine.tiles import grid
 from smoothsr.evaluation.conditions import views
 from smoothsr.files import images
+from smoothsr.metrics import to_8bit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from oracles import LinearSR, Truth, allowed, gentle, truth
@@ -189,7 +190,7 @@ def confront(case: Case, attacked: Tensor, count: int, shrink: float = 1.0) -> S
     outside = (low > upper + EDGE) | (high < lower - EDGE)
     closest = used.argmax()
 
-    outputs = [smoothed(attacked).mul(255).round() / 255 for _ in range(SERVED)]
+    outputs = [to_8bit(smoothed(attacked)) / 255 for _ in range(SERVED)]
     each, at_once = (
         bounds_under(certificate, change, "served", BETA, per) for per in ("value", "image")
     )

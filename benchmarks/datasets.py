@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from smoothsr.files import images
+from smoothsr.metrics import to_8bit
 
 Pair = tuple[str, Tensor, Tensor]
 """(name, lr (1,3,h,w), hr (1,3,4h,4w)), in [0, 1], 8-bit values."""
@@ -37,7 +38,7 @@ def b100() -> Iterator[Pair]:
         hr = images.read(path).pixels
         size = (hr.shape[2] // 4, hr.shape[3] // 4)
         lr = F.interpolate(hr, size, mode="bicubic", antialias=True, align_corners=False)
-        yield path.stem, lr.clamp(0, 1).mul(255).round() / 255, hr
+        yield path.stem, to_8bit(lr) / 255, hr
 
 
 def noisy(lr: Tensor, sigma: float, seed: int = 0) -> Tensor:

@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm import trange
 
 from smoothsr import SmoothedSR
+from smoothsr.metrics import to_8bit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from oracles import LinearSR, Same, Step, Truth, allowed, gentle, leaves, truth
@@ -110,7 +111,7 @@ def challenge(
         promise = f"served bounds, each {per}"
         widths[promise].append(width((lower, upper), exact, lr, radius + strayed))
         for _ in range(5):
-            output = smoothed(attacked).mul(255).round() / 255
+            output = to_8bit(smoothed(attacked)) / 255
             outside = ((output < lower) | (output > upper)).flatten()
             wrong[promise].append(bool(outside.any() if per == "image" else outside[index]))
 

@@ -14,6 +14,7 @@ Perceptual Metric", CVPR 2018 (LPIPS).
 import contextlib
 import io
 import warnings
+from collections.abc import Sequence
 from functools import lru_cache
 from os import PathLike, fspath
 
@@ -21,10 +22,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-__all__ = ["lpips", "luma", "mse", "psnr", "ssim"]
+__all__ = ["lpips", "luma", "mse", "psnr", "require_region", "ssim", "to_8bit"]
 
 
 LUMA = (65.481, 128.553, 24.966)  # of R, G, B in [0, 1]; 16 is added
+
+
+def to_8bit(image: Tensor) -> Tensor:
+    """Round an image to 8 bits: the one rounding of everything here that speaks of 8-bit values.
+
+    Values are multiplied by 255 in float32, on every device alike, and rounded to the nearest step;
+    products in the middle of two steps go to the even one. So does BasicSR's `tensor2img`. The
+    steps never decrease where values increase, so that rounding commutes with order statistics.
+
+    Args:
+        image: Any shape, floating; values beyond [0, 1] are clamped.
+
+    Returns:
+        Steps, whole numbers from 0 to 255 in float32, or NaN where the image has NaN; without a
+        gradient.
+
+    Example:
+        >>> to_8bit(torch.tensor([-1.0, 0.5, 100 / 255, 2.0])).tolist()
+        [0.0, 128.0, 100.0, 255.0]
+    """
+    return (image.detach().float() * 255).round_().clamp_(0, 255)
 
 
 def luma(image: Tensor) -> Tensor:
@@ -124,6 +146,21 @@ def ssim(output: Tensor, reference: Tensor, *, border: int = 0, y: bool = False)
     return similarity.view(len(output), -1).mean(1)
 
 
+def require_region(shape: Sequence[int], border: int, y: bool) -> None:
+    """Require that an image (B,C,H,W) has pixels inside the border and, for luma, three channels.
+
+    Raises:
+        ValueError: If not.
+    """
+    if border < 0 or 2 * border >= min(shape[-2:]):
+        raise ValueError(
+            f"border must be at least 0 and leave some of {shape[-2]}x{shape[-1]} pixels, "
+            f"got {border}"
+        )
+    if y and shape[1] != 3:
+        raise ValueError(f"y=True needs three channels, got {shape[1]}")
+
+
 def lpips(
     output: Tensor, reference: Tensor, *, weights: str | PathLike[str] | None = None
 ) -> Tensor:
@@ -215,17 +252,8 @@ def _comparable(output: Tensor, reference: Tensor, border: int, y: bool) -> list
             f"output and reference must both be (B,C,H,W), got {(*output.shape,)} and "
             f"{(*reference.shape,)}"
         )
-    if border < 0 or 2 * border >= min(output.shape[-2:]):
-        raise ValueError(
-            "border must be at least 0 and leave some of "
-            f"{output.shape[-2]}x{output.shape[-1]} pixels, got {border}"
-        )
-    if y and output.shape[1] != 3:
-        raise ValueError(f"y=True needs three channels, got {output.shape[1]}")
+    require_region(output.shape, border, y)
     rows = slice(border, output.shape[-2] - border)
     columns = slice(border, output.shape[-1] - border)
-    pair = [
-        (image[..., rows, columns].double().clamp(0, 1) * 255).round() / 255
-        for image in (output, reference)
-    ]
+    pair = [to_8bit(image[..., rows, columns]).double() / 255 for image in (output, reference)]
     return [luma(image) for image in pair] if y else pair

@@ -8,24 +8,35 @@ import copy
 import math
 import warnings
 from functools import partial
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from smoothsr.adapters.transparent import Transparent
 from smoothsr.certificates import quantile_bounds
 from smoothsr.certificates.certificate import Certificate
+from smoothsr.certificates.evidence import Evidence, Request, levels_alpha
+from smoothsr.certificates.options import Agg, Kind, Norm, Scope, require_option
+from smoothsr.certificates.planning import draws_wanted
+from smoothsr.certificates.spectral_error import attack
 from smoothsr.engine import draws
 from smoothsr.engine.batching import Batching
-from smoothsr.engine.quantiles import Quantiles
+from smoothsr.engine.independence import require_independence
+from smoothsr.engine.moments import Moments
+from smoothsr.engine.noise import sigma_text
 from smoothsr.engine.tiles import grid
-from smoothsr.files.digests import digest
+from smoothsr.files.digests import digest, fingerprint
+from smoothsr.metrics import to_8bit
 
 __all__ = ["SmoothedSR", "variant"]
 
+SAMPLED_TILES = 16  # by which the number of certification draws is chosen
+SAMPLED_DRAWS = 90  # of each of them
 
-class SmoothedSR(nn.Module):
+
+class SmoothedSR(Transparent):
     """Run a super-resolution network on noisy copies of its input and take a pixelwise statistic of
     the outputs.
 
@@ -65,6 +76,7 @@ class SmoothedSR(nn.Module):
     """
 
     model: nn.Module
+    inner = "model"
 
     def __init__(
         self,
@@ -80,7 +92,6 @@ class SmoothedSR(nn.Module):
         seed: int | None = None,
         recompute: bool = False,
     ) -> None:
-        super().__init__()
         if not isinstance(model, nn.Module):
             inner = isinstance(getattr(model, "model", None), nn.Module)
             hint = (
@@ -100,22 +111,21 @@ class SmoothedSR(nn.Module):
             if value is not None and (value != int(value) or value < least):
                 raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
         _rank(agg, n)
+        super().__init__(model)
         self.sigma, self.n, self.agg = float(sigma), int(n), agg
         self.tile, self.halo, self.seed = None if tile is None else int(tile), int(halo), seed
         self.recompute = recompute
-        self.model, self.denoiser = model, denoiser
+        self.denoiser = denoiser
         self.training = model.training
         convolutional = any(
             isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in model.modules()
         )
-        self._batching = Batching(batch_size, convolutional)
-        self.register_state_dict_post_hook(_strip_prefix)
-        self.register_load_state_dict_pre_hook(_add_prefix)
+        self.batching = Batching(batch_size, convolutional)
 
     def extra_repr(self) -> str:
         """Show the options as the constructor takes them."""
         options = (
-            f"sigma={self.sigma:g}, n={self.n}, agg={self.agg!r}, tile={self.tile}, "
+            f"sigma={sigma_text(self.sigma)}, n={self.n}, agg={self.agg!r}, tile={self.tile}, "
             f"halo={self.halo}"
         )
         return options if self.seed is None else f"{options}, seed={self.seed}"
@@ -152,7 +162,7 @@ class SmoothedSR(nn.Module):
 
     def _sampler(self, f: draws.Network, image: Tensor, seed: int | None) -> draws.Sampler:
         tiles = grid(image.shape[2], image.shape[3], self.tile, self.halo)
-        return draws.Sampler(f, image, tiles, self.sigma, seed, self._batching)
+        return draws.Sampler(f, image, tiles, self.sigma, seed, self.batching)
 
     def base(self, patches: Tensor) -> Tensor:
         """Run the base predictor on noisy patches: denoiser, network, output clamped to [0, 1]; at
@@ -178,10 +188,11 @@ class SmoothedSR(nn.Module):
         self,
         lr: Tensor,
         *,
-        n: int = 1000,
+        n: int | Literal["auto"] = 1000,
         alpha: float = 1e-3,
         levels: int = 32,
-        scope: str = "image",
+        scope: Scope = "image",
+        kind: Kind | None = None,
         progress: draws.Progress | None = None,
         void_guarantee_seed: int | None = None,
     ) -> Certificate:
@@ -189,116 +200,152 @@ class SmoothedSR(nn.Module):
 
         With probability at least 1 - alpha over the n draws, all bounds of the certificate hold at
         once, for every radius, reference, tolerance and predictor asked of it later. See
-        docs/certificates.md.
+        docs/certificates.md and docs/spectral.md.
 
         Args:
             lr: One image (1,C,h,w) in [0, 1].
-            n: Draws, always fresh and never those of forward.
+            n: Draws, always fresh and never those of forward. "auto" takes as many as
+                `draws_wanted` says for a change of every value by 1/255.
             alpha: Failure probability of the certificate.
             levels: How many shifts to store bounds for; memory is 2 * levels bytes for each output
                 value.
             scope: "image", or "pixel" for one pixel that is chosen before: cheaper, and no
                 statement about the whole image.
+            kind: "levels" bounds every value; "spectral" bounds the whole deviation of the mean,
+                far more tightly; "both" does both from the same draws, each at half of alpha. None
+                is "levels" for the median, and "both" for the mean.
             progress: Called with (draws done, draws in all) after each batch.
             void_guarantee_seed: Reproducible draws, for tests. Voids every claim, since a known
                 seed can be attacked.
 
         Returns:
-            A Certificate; where n draws support no level at all, a trivial one, with a warning that
-            says how many would.
+            A Certificate; where n draws support no level at all, its levels are trivial, with a
+            warning that says how many would do.
 
         Raises:
-            ValueError: If an argument is out of its range, the model is in train mode, or agg is a
-            percentile.
+            ValueError: If an argument is out of its range, the model is in train mode, agg is a
+                percentile, or the network is no fixed function of each image, as two runs on one
+                patch and a run of one image alone show.
         """
+        kind = kind or ("both" if self.agg == "mean" and scope == "image" else "levels")
+        request = Request(1000 if n == "auto" else n, alpha, levels, scope, kind)
+        self._require_certifiable(lr, request)
+        with torch.no_grad():
+            self._require_independence(lr)
+            if n == "auto":
+                wanted = self.draws_wanted(lr, alpha=alpha, seed=void_guarantee_seed)
+                request = request._replace(n=wanted)
+            served = to_8bit(self(lr)).byte().cpu().numpy()
+            evidence = Evidence(request, lr, served.shape[1:])
+            if evidence.observers:
+                sampler = self._sampler(self.base, lr, void_guarantee_seed)
+                draws.observe(sampler, request.n, evidence.observers, progress)
+        if kind != "spectral" and not evidence.z.size:
+            _warn_of_few_draws(request, evidence.values)
+        certificate = Certificate(
+            sr_bytes=served,
+            **evidence.fields(),
+            lr_shape=(*lr.shape[1:],),
+            sigma=self.sigma,
+            agg=cast(Agg, self.agg),
+            n_serve=self.n,
+            n_cert=request.n,
+            alpha=alpha,
+            level_count=levels,
+            kind=kind,
+            scope=scope,
+            tile=self.tile,
+            halo=self.halo if self.tile is not None else 0,
+            seeded=self.seed is not None,
+            void=void_guarantee_seed is not None,
+            dtype=_precision_text(lr),
+            input_digest=digest([lr]),
+            weights_digest=fingerprint(*self.children()),
+        )
+        return certificate.as_mean() if self.agg == "mean" and kind != "levels" else certificate
+
+    @torch.no_grad()
+    def draws_wanted(
+        self,
+        lr: Tensor,
+        radius: float = 1 / 255,
+        norm: Norm = "linf",
+        *,
+        alpha: float = 1e-3,
+        seed: int | None = None,
+    ) -> int:
+        """Tell how many draws this picture needs for a good spectral certificate at a radius.
+
+        It looks at few draws of few tiles, which are used for nothing else. On large pictures few
+        draws do.
+
+        Args:
+            lr: One image (1,C,h,w) in [0, 1].
+            radius: Norm of the attack that is asked about.
+            norm: "l2" or "linf".
+            alpha: Failure probability of the certificate.
+            seed: Of these draws; None for fresh ones.
+
+        Returns:
+            The fewest of 100 to 1000 draws whose certificate is expected to be within half a
+            decibel of that of 1000.
+        """
+        sampler = self._sampler(self.base, lr, seed)
+        every = max(1, len(sampler.tiles) // SAMPLED_TILES)
+        tiles = len(sampler.tiles)
+        sides = (lr.shape[2], lr.shape[3])
+        within = attack(radius / self.sigma, norm, lr.shape[1], sampler.tiles)
+        sampler.tiles = sampler.tiles[::every]
+        sample = Moments(SAMPLED_DRAWS, SAMPLED_DRAWS // 3, sides)
+        draws.observe(sampler, SAMPLED_DRAWS, [sample])
+        return draws_wanted(sample.tiles, tiles, alpha / 4, within)
+
+    def _require_certifiable(self, lr: Tensor, request: Request) -> None:
+        """Refuse what can't be certified as far as that shows without a run of the network."""
         _check(lr)
-        layers = [layer for part in self.children() for layer in part.modules()]
         if len(lr) != 1:
             raise ValueError(
                 f"certify takes one image (1,C,h,w), got {(*lr.shape,)}: call it for each"
             )
+        layers = [layer for part in self.children() for layer in part.modules()]
         if any(layer.training for layer in layers):
             raise ValueError(
                 "the model is in train mode, where outputs of a batch may depend on each "
                 "other: call model.eval()"
             )
-        if any(
-            isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.running_mean is None
-            for layer in layers
-        ):
+        norms = [layer for layer in layers if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
+        if any(layer.running_mean is None for layer in norms):
             raise ValueError(
                 "the model has batch norm without running statistics: outputs of a batch "
                 "depend on each other"
             )
-        if self.agg not in ("median", "mean"):
+        if self.agg not in get_args(Agg):
             raise ValueError(f"certify speaks of the median or the mean, got agg={self.agg!r}")
         if self.agg == "mean" and torch.finfo(lr.dtype).bits < 32:
             raise ValueError(
                 "a mean is certified for lr in float32 or float64, since rounding would add "
                 f"up; got {lr.dtype}"
             )
+        n, alpha, levels, scope, kind = request
         if n < 1 or levels < 2 or not 0 < alpha < 1:
             raise ValueError(
                 f"certify needs n >= 1, levels >= 2 and 0 < alpha < 1, got {n}, {levels} and "
                 f"{alpha}"
             )
-        if scope not in ("image", "pixel"):
-            raise ValueError(f'scope must be "image" or "pixel", got {scope!r}')
-        with torch.no_grad():
-            served = self(lr)
-            # At least in float32, as the draws are: a product in bfloat16 would round twice.
-            sr = (
-                served.to(torch.promote_types(served.dtype, torch.float32))
-                .mul(255)
-                .round()
-                .byte()
-                .cpu()
+        require_option("scope", scope, Scope)
+        require_option("kind", kind, Kind)
+        if kind != "levels" and (n < 2 or scope != "image"):
+            raise ValueError(
+                f'kind="{kind}" needs n >= 2 and scope="image", got {n} and "{scope}": '
+                'certify with kind="levels"'
             )
-            values = sr.numel() if scope == "image" else sr.shape[1]
-            z = quantile_bounds.levels(n, alpha, levels, values)
-            stored = None
-            if z.size:
-                upper = quantile_bounds.level_ranks(z, n, alpha, values)
-                ranks = [*upper, *(n + 1 - upper)]
-                observer = Quantiles(n, ranks, lr)
-                sampler = self._sampler(self.base, lr, void_guarantee_seed)
-                draws.observe(sampler, n, [observer], progress)
-                stored = observer.result
-            else:
-                needed = quantile_bounds.draws_needed(0.0, alpha, levels, values)
-                warnings.warn(
-                    f"{n} draws can't bound {values} values at alpha={alpha:g}: every bound "
-                    "is trivial. "
-                    f"At least n={needed} would do for radius 0",
-                    UserWarning,
-                    stacklevel=2,
-                )
-        return Certificate(
-            sr_bytes=sr.numpy(),
-            z=z,
-            upper=stored[: z.size] if stored is not None else sr.numpy()[:0],
-            lower=stored[z.size :] if stored is not None else sr.numpy()[:0],
-            lr_shape=(*lr.shape[1:],),
-            sigma=self.sigma,
-            agg=self.agg,
-            n_serve=self.n,
-            n_cert=n,
-            alpha=alpha,
-            level_count=levels,
-            scope=scope,
-            tile=self.tile,
-            halo=self.halo if self.tile is not None else 0,
-            seeded=self.seed is not None,
-            void=void_guarantee_seed is not None,
-            dtype=_precision(lr),
-            input_digest=digest([lr]),
-            weights_digest=digest(
-                value
-                for part in self.children()
-                for value in part.state_dict().values()
-                if isinstance(value, Tensor)
-            ),
-        )
+
+    def _require_independence(self, lr: Tensor) -> None:
+        """Try on the first patch of lr what a certificate takes on trust of the network."""
+        rows, columns = grid(lr.shape[2], lr.shape[3], self.tile, self.halo)[0]
+        patch = lr[:, :, rows.first : rows.last, columns.first : columns.last]
+        patch = patch[:, :, list(rows.gather)][..., list(columns.gather)]
+        require_independence(self.base, patch, _precision(lr), self.batching.batch_size)
 
 
 def variant(smoothed: SmoothedSR, **options: Any) -> SmoothedSR:
@@ -351,33 +398,23 @@ def _check(lr: Tensor) -> None:
         )
 
 
-def _precision(lr: Tensor) -> str:
-    """Name the precision that a predictor runs in: the input's, or autocast's."""
+def _precision(lr: Tensor) -> torch.dtype:
+    """Find the precision that a predictor runs in: the input's, or autocast's."""
     device = lr.device.type
-    if torch.is_autocast_enabled(device):
-        return f"{torch.get_autocast_dtype(device)} (autocast)".removeprefix("torch.")
-    return str(lr.dtype).removeprefix("torch.")
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else lr.dtype
 
 
-def _strip_prefix(_module: nn.Module, state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Save the bare network's keys: each loses one "model.", and no more, since a network's own may
-    begin so too.
-    """
-    own = {key: state_dict.pop(key) for key in [*state_dict] if key.startswith(prefix)}
-    inner = f"{prefix}model."
-    state_dict.update(
-        {
-            prefix + key.removeprefix(inner): value
-            for key, value in own.items()
-            if key.startswith(inner)
-        }
+def _precision_text(lr: Tensor) -> str:
+    autocast = " (autocast)" if torch.is_autocast_enabled(lr.device.type) else ""
+    return f"{_precision(lr)}{autocast}".removeprefix("torch.")
+
+
+def _warn_of_few_draws(request: Request, values: int) -> None:
+    alpha = levels_alpha(request.alpha, request.kind)
+    needed = quantile_bounds.draws_needed(0.0, alpha, request.levels, values)
+    warnings.warn(
+        f"{request.n} draws can't bound {values} values at alpha={alpha:g}: every bound of a value "
+        f"is trivial. At least n={needed} would do for radius 0",
+        UserWarning,
+        stacklevel=3,
     )
-
-
-def _add_prefix(module: "SmoothedSR", state_dict: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Load the bare network's keys."""
-    own = {key: state_dict.pop(key) for key in [*state_dict] if key.startswith(prefix)}
-    state_dict.update({f"{prefix}model.{key[len(prefix) :]}": value for key, value in own.items()})
-    if module.denoiser is not None:
-        for key, value in module.denoiser.state_dict().items():
-            state_dict[f"{prefix}denoiser.{key}"] = value

@@ -167,14 +167,17 @@ def gentle(seed: int, channels: int = 1, side: int = 4) -> Tensor:
     )
 
 
-def allowed(trials: int, probability: float, doubt: float = 1e-3) -> int:
-    """The largest count of events of at most this probability each that is no evidence against it.
+def allowed(trials: int, probability: float, significance: float = 1e-3) -> int:
+    """The largest count of events of at most this probability each that is no evidence against it,
+    in a one-sided test at a level of significance.
 
     Example:
         >>> allowed(200, 0.05)
         21
     """
-    return next(count for count in range(trials + 1) if bdtrc(count, trials, probability) <= doubt)
+    return next(
+        count for count in range(trials + 1) if bdtrc(count, trials, probability) <= significance
+    )
 
 
 def _repeat(x: Tensor, scale: int) -> Tensor:

@@ -16,10 +16,11 @@ import smoothsr
 ROOT = Path(__file__).parents[1]
 # The rooms on their floors, from the ground up. A room imports from floors below its own alone.
 FLOORS = (
-    {"engine", "metrics", "files"},
+    {"metrics", "adapters"},
+    {"engine", "files"},
     {"certificates"},
     {"smoothing"},
-    {"attacks", "adapters", "training"},
+    {"attacks", "training"},
     {"evaluation"},
     {"reports"},
     {"cli"},
@@ -27,7 +28,7 @@ FLOORS = (
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FACE = {"__init__", "__version__"}  # the package's face hands on names of rooms
 # Longer than 50 lines, and still to be split.
-LONG = {"parser", "certified", "certify", "run", "_evaluation", "_recognize", "_encode", "panel"}
+LONG = {"parser", "certified", "run", "_evaluation", "_recognize", "_encode", "panel"}
 LONG |= {"order_statistics", "_decode"}
 MODULES = [
     path

@@ -300,3 +300,21 @@ def test_lpips_without_its_package_names_the_extra(monkeypatch):
 
 def missing(name):
     raise ModuleNotFoundError(f"No module named {name!r}")
+
+
+def test_one_rounding_for_every_precision_and_layout():
+    middle = ((torch.arange(255) + 0.5).double() / 255).float()
+    assert torch.equal(metrics.to_8bit(middle), metrics.to_8bit(middle.double()))
+    assert torch.equal(metrics.to_8bit(middle), (middle * 255).round())
+    assert metrics.to_8bit(torch.tensor([0.5, torch.nan, -3, 7])).nan_to_num(99).tolist() == [
+        128,
+        99,
+        0,
+        255,
+    ]
+    steps = torch.arange(256)
+    for dtype in (torch.float32, torch.float64):
+        assert torch.equal(metrics.to_8bit(steps.to(dtype) / 255), steps.float())
+    other = middle.clone()
+    metrics.to_8bit(other)
+    assert torch.equal(other, middle)  # not in place

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from smoothsr import SmoothedSR
 from smoothsr.engine import noise
-from smoothsr.files.digests import digest
+from smoothsr.files.digests import digest, fingerprint
 
 SIGMA = 0.2
 MODES = {"median": 0.5, "mean": None, "p10": 0.1, "p50": 0.5, "p97.5": 0.975}
@@ -246,7 +246,7 @@ def test_weights_digest_covers_network_and_denoiser():
         return smoothed.certify(image(), **CERTIFY).weights_digest
 
     net, filters = network(), [nn.Conv2d(3, 3, 1).eval() for _ in "ab"]
-    assert certified(net) == certified(network()) == digest(net.state_dict().values())
+    assert certified(net) == certified(network()) == fingerprint(net)
     assert len({certified(net), *(certified(net, one) for one in filters)}) == 3
 
 
@@ -277,3 +277,27 @@ def test_certify_says_how_many_draws_would_do():
         assert smoothed.certify(image(), n=21).z.size == 0
     assert len(caught) == 1
     assert smoothed.certify(image(), n=25).z.size == 32
+
+
+def test_weights_digest_covers_structure():
+    """The same weights with another activation are another network."""
+
+    def certified(activation):
+        layers = nn.Sequential(nn.Conv2d(3, 3, 1), activation).eval()
+        layers[0].load_state_dict({"weight": torch.ones(3, 3, 1, 1) / 9, "bias": torch.zeros(3)})
+        return SmoothedSR(layers, SIGMA, 1).certify(image(), **CERTIFY).weights_digest
+
+    assert certified(nn.ReLU()) == certified(nn.ReLU())
+    activations = (nn.ReLU(), nn.LeakyReLU(0.1), nn.LeakyReLU(0.2))
+    assert len({certified(activation) for activation in activations}) == 3
+
+
+@pytest.mark.parametrize("sigma", [8 / 255, 0.03, 0.1, 1 / 3, 2**-40, 1.0, 0.2, 12.5 / 255])
+def test_sigma_is_shown_so_that_it_can_be_typed_again(sigma):
+    smoothed = SmoothedSR(network(), sigma, 1)
+    certificate = smoothed.certify(image(), **CERTIFY)
+    for text in (repr(smoothed), repr(certificate)):
+        shown = text.split("sigma=")[1].split(",")[0]
+        top, _, bottom = shown.partition("/")
+        assert float(top) / float(bottom or 1) == sigma
+    assert "sigma=8/255," in repr(SmoothedSR(network(), 8 / 255))

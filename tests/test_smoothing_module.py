@@ -230,3 +230,46 @@ def test_a_descriptor_of_another_library_gets_a_hint():
         SmoothedSR(types.SimpleNamespace(model=network(), scale=4), SIGMA)
     with pytest.raises(TypeError, match=r"got function: pass a torch\.nn\.Module"):
         SmoothedSR(image, SIGMA)
+
+
+class Versioned(nn.Module):
+    """Its weight was stored negative before version 3, as some old checkpoints are."""
+
+    _version = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(2))
+
+    def _load_from_state_dict(self, state, prefix, metadata, *rest):
+        if metadata.get("version") != 3:
+            state[f"{prefix}weight"] = -state[f"{prefix}weight"]
+        super()._load_from_state_dict(state, prefix, metadata, *rest)
+
+
+@pytest.mark.parametrize("denoised", [False, True])
+def test_state_dict_has_the_bare_networks_versions(denoised):
+    bare = nn.Sequential(Versioned(), nn.Sequential(nn.BatchNorm2d(3), Versioned())).eval()
+    denoiser = nn.Sequential(nn.BatchNorm2d(3)).eval() if denoised else None
+    smoothed = SmoothedSR(copy.deepcopy(bare), SIGMA, denoiser=denoiser)
+    state, wanted = smoothed.state_dict(), bare.state_dict()
+    assert state._metadata == wanted._metadata
+    assert [*state] == [*wanted]
+    for holder, inside in (
+        (nn.ModuleDict({"a": nn.BatchNorm2d(1), "sr": smoothed, "z": nn.BatchNorm2d(1)}), bare),
+        (nn.DataParallel(smoothed), bare),
+        (SmoothedSR(nn.Sequential(smoothed), SIGMA), bare),
+    ):
+        like = copy.deepcopy(holder)
+        for _, child in [*like.named_modules()]:
+            for key, each in child.named_children():
+                if isinstance(each, SmoothedSR):
+                    setattr(child, key, inside)
+        assert holder.state_dict()._metadata == like.state_dict()._metadata
+        assert [*holder.state_dict()] == [*like.state_dict()]
+    for one in (smoothed, pickle.loads(pickle.dumps(smoothed)), copy.deepcopy(smoothed)):
+        one.load_state_dict(wanted)
+        assert one.state_dict()._metadata == wanted._metadata
+        assert all(torch.equal(value, wanted[key]) for key, value in one.state_dict().items())
+    bare.load_state_dict(smoothed.state_dict())
+    assert (bare[0].weight == 1).all()

@@ -15,6 +15,7 @@ from basicsr.models.srgan_model import SRGANModel
 from basicsr.utils import get_root_logger
 from torch import Tensor
 
+from smoothsr.certificates.options import Predictor
 from smoothsr.smoothing import SmoothedSR
 from smoothsr.training import NoiseAugmentation
 
@@ -95,7 +96,7 @@ def certified_psnr(
     radius: float | list[float],
     n: int = 1000,
     alpha: float = 1e-3,
-    predictor: str = "ideal",
+    predictor: Predictor = "ideal",
     crop_border: int = 0,
     test_y_channel: bool = False,
 ) -> dict[str, float]:

@@ -53,8 +53,8 @@ def within_memory(smoothed: SmoothedSR, lr: Tensor, bytes_per_pixel: float) -> S
     count, pixels = patches(smoothed, lr)
     if smoothed.n * count * pixels * bytes_per_pixel <= LIMIT:
         return smoothed
-    most = smoothed._batching.batch_size or FIXED
+    most = smoothed.batching.batch_size or FIXED
     size = max(1, min(most, math.floor(LIMIT / (pixels * bytes_per_pixel))))
     return variant(
-        smoothed, recompute=True, _batching=Batching(size, smoothed._batching.convolutional)
+        smoothed, recompute=True, batching=Batching(size, smoothed.batching.convolutional)
     )

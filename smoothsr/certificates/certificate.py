@@ -1,27 +1,50 @@
-"""Certificate: what certification draws have shown, kept as levels from which every answer follows.
+"""Certificate: what certification draws have shown, from which every answer follows.
 
 At each level z the certificate holds, for every output value, an upper bound of its Phi(z) quantile
 and a lower bound of its Phi(-z) quantile. With probability at least 1 - alpha over the draws all of
 them are right at once, and then so is everything derived here, whatever is asked and in whatever
-order. Reference and proofs: docs/certificates.md; the mathematics is in quantile_bounds.py.
+order. Of the mean it may also hold a spectrum, which bounds the whole deviation of the output.
+Reference and proofs: docs/certificates.md and docs/spectral.md; the mathematics is in
+quantile_bounds.py and spectrum.py.
 """
 
+import math
 import os
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import ndtr
 from torch import Tensor
 
-from smoothsr.certificates import quantile_bounds, squared_error, storage
+from smoothsr.certificates import quantile_bounds, spectral_error, squared_error, storage
+from smoothsr.certificates.evidence import levels_alpha
+from smoothsr.certificates.levels import Levels
+from smoothsr.certificates.options import (
+    Agg,
+    Kind,
+    Method,
+    Norm,
+    Per,
+    Predictor,
+    Scope,
+    require_option,
+)
+from smoothsr.certificates.spectrum import Spectrum
+from smoothsr.engine.noise import sigma_text
 from smoothsr.engine.tiles import Tile, grid, multiplicity
+from smoothsr.metrics import LUMA, require_region, to_8bit
 
-__all__ = ["Certificate"]
+__all__ = ["Certificate", "as_image"]
 
-FORMAT = 1
-ARRAYS = ("sr_bytes", "z", "upper", "lower")
+FORMAT = 2
+ARRAYS = ("sr_bytes", "z", "upper", "lower", "mean")
+SPECTRA = ("spectrum", "luma_spectrum")
+# Half an 8-bit step, and more than float32's rounding errors on either side of it
+HALF_STEP = 0.5 + 2**-14
+# PSNR in dB is given this much lower: more than the rounding errors of float64
+PSNR_SLACK = 1e-9
+STEPS = np.arange(256) / 255  # what users call k/255, in float64
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -33,22 +56,24 @@ class Certificate:
     of.
     """
 
-    sr_bytes: np.ndarray  # uint8 (1,C,H,W): the served output rounded to 8 bits
+    # uint8 (1,C,H,W): an output rounded to 8 bits; a served one for the median, and for the mean
+    # that of all certification draws where there is a spectrum.
+    sr_bytes: np.ndarray
     z: np.ndarray  # (G,): levels, from 0; empty where the draws supported none
-    upper: (
-        np.ndarray
-    )  # uint8 (G,C,H,W): order statistics that bound the Phi(z) quantiles from above
-    lower: (
-        np.ndarray
-    )  # uint8 (G,C,H,W): order statistics that bound the Phi(-z) quantiles from below
+    upper: np.ndarray  # uint8 (G,C,H,W): bounds of the Phi(z) quantiles from above
+    lower: np.ndarray  # uint8 (G,C,H,W): bounds of the Phi(-z) quantiles from below
+    mean: np.ndarray  # float32 (1,C,H,W): of the certification draws; empty without a spectrum
+    spectrum: Spectrum | None  # bounds the deviation of the mean
+    luma_spectrum: Spectrum | None  # the same of BT.601 luma, where there are three channels
     lr_shape: tuple[int, int, int]  # (C,h,w) of the input
     sigma: float  # noise standard deviation
-    agg: str  # "median" or "mean"
+    agg: Agg  # "median" or "mean"
     n_serve: int  # draws of one served inference
     n_cert: int  # certification draws
     alpha: float  # failure probability of the certificate
     level_count: int  # G as it was asked for
-    scope: str  # "image" or "pixel"
+    kind: Kind  # what was asked for: levels, a spectrum, or both, each at half of alpha
+    scope: Scope  # "image" or "pixel"
     tile: int | None  # side of the output tiles in LR pixels
     halo: int  # LR pixels read beyond a tile
     # Whether the serving noise is fixed by a seed, which leaves claims about the ideal predictor
@@ -61,7 +86,11 @@ class Certificate:
 
     @property
     def sr(self) -> Tensor:
-        """The served output (1,C,H,W) in [0, 1], rounded to 8 bits."""
+        """The output (1,C,H,W) in [0, 1], rounded to 8 bits.
+
+        For the median it is a served one; for the mean, where there is a spectrum, the mean of all
+        certification draws, which is closest to the ideal one.
+        """
         return torch.from_numpy(self.sr_bytes).float() / 255
 
     @property
@@ -80,9 +109,21 @@ class Certificate:
         return multiplicity(self.tiles)
 
     @property
-    def predictors(self) -> list[str]:
-        """The predictors that it can speak of, the one that users run first."""
+    def levels(self) -> Levels:
+        """The bounds of quantiles that all else is looked up in."""
+        return Levels(self.z, self.lower, self.upper, self.agg)
+
+    @property
+    def predictors(self) -> list[Predictor]:
+        """The predictors of which it bounds every value, the one that users run first."""
         return ["ideal"] if self.seeded or self.agg == "mean" else ["served", "ideal"]
+
+    @property
+    def psnr_predictors(self) -> list[Predictor]:
+        """The predictors of which `psnr` speaks, the one that users run first."""
+        if self.agg == "mean" and self.spectrum and not self.seeded:
+            return ["served", "ideal"]
+        return self.predictors
 
     @property
     def max_radius(self) -> float:
@@ -99,9 +140,9 @@ class Certificate:
     def bounds(
         self,
         radius: float,
-        predictor: str = "served",
+        predictor: Predictor = "served",
         beta: float = 1e-3,
-        per: str = "value",
+        per: Per = "value",
         rounded: bool = True,
     ) -> tuple[Tensor, Tensor]:
         """Bound every output value against every attack within radius.
@@ -115,25 +156,30 @@ class Certificate:
             radius: l2 norm of the attack.
             predictor: "served", the statistic of n_serve fresh draws, or "ideal", that of
                 infinitely many.
-            beta: Failure probability of one served inference.
+            beta: Failure probability of one served inference, in (0, 1).
             per: "value" or "image": what beta speaks of.
-            rounded: Whether the output is rounded to 8 bits; otherwise every bound is 1/510 wider.
+            rounded: Whether the output is rounded to 8 bits; otherwise every bound is 1/510 wider,
+                and by what float32 may round.
 
         Returns:
             (lower, upper), float32 (1,C,H,W); 0 and 1 where the draws support no better bound at
             this radius.
+
+        Raises:
+            ValueError: If an argument is out of its range, the predictor one that the certificate
+                can't speak of, or per "image" where its scope is "pixel".
         """
-        lower, upper = self.interval(self._shift(radius, predictor, beta, per))
-        margin = np.float32(0.0 if rounded else 0.5)
-        return _image(lower - margin), _image(upper + margin)
+        lower, upper = self.levels.interval(self.shift(radius, predictor, beta, per))
+        margin = np.float32(0 if rounded else HALF_STEP)
+        return as_image(lower - margin), as_image(upper + margin)
 
     def contains(
         self,
         output: Tensor,
         radius: float,
-        predictor: str = "served",
+        predictor: Predictor = "served",
         beta: float = 1e-3,
-        per: str = "image",
+        per: Per = "image",
     ) -> bool:
         """Tell whether an output (1,C,H,W) in [0, 1], rounded to 8 bits, lies inside the bounds
         everywhere.
@@ -141,12 +187,12 @@ class Certificate:
         self._require_image("contains")
         if output.shape != self.sr_bytes.shape:
             raise ValueError(f"output must be {self.sr_bytes.shape}, got {(*output.shape,)}")
-        lower, upper = self.bounds(radius, predictor, beta, per)
-        value = output.detach().cpu().float().clamp(0, 1).mul(255).round() / 255
-        return bool(((lower <= value) & (value <= upper)).all())
+        lower, upper = self.levels.interval(self.shift(radius, predictor, beta, per))
+        steps = to_8bit(output)[0].cpu().numpy()
+        return bool(((lower <= steps) & (steps <= upper)).all())
 
     def trivial_share(
-        self, radius: float, predictor: str = "served", beta: float = 1e-3, per: str = "value"
+        self, radius: float, predictor: Predictor = "served", beta: float = 1e-3, per: Per = "value"
     ) -> float:
         """Compute the share of values whose bounds are the whole range."""
         lower, upper = self.bounds(radius, predictor, beta, per)
@@ -156,9 +202,9 @@ class Certificate:
         self,
         radius: float,
         reference: Tensor | None = None,
-        method: str = "collective",
-        predictor: str = "served",
-        norm: str = "l2",
+        method: Method = "collective",
+        predictor: Predictor = "served",
+        norm: Norm = "l2",
         *,
         y: bool = False,
         border: int = 0,
@@ -170,35 +216,83 @@ class Certificate:
 
         Args:
             radius: Norm of the attack.
-            reference: (1,C,H,W) in [0, 1], rounded to 8 bits; None is this certificate's own
-                output: the bound speaks of stability.
-            method: "collective" lets the tiles share one attacker's budget; "box" lets the attacker
-                spend all of it everywhere.
+            reference: (1,C,H,W) in [0, 1], rounded to 8 bits. None asks for stability: the median
+                is compared with this certificate's own output, the mean with the ideal mean
+                without an attack where there is a spectrum.
+            method: "collective" lets the tiles share one attacker's budget, and of the mean takes
+                the better of spectrum and levels; "box" lets the attacker spend all of it
+                everywhere, and looks at the levels alone.
             predictor: "served" or "ideal".
             norm: "l2", or "linf", where "collective" gives each patch its own l2 radius and "box"
                 the whole image's to all.
             y: Compare BT.601 luma, as papers do; needs three channels.
             border: Output pixels left out at each side.
 
+        Returns:
+            dB, rounded down; infinite where no attack changes an 8-bit value, 0 where nothing is
+            certified.
+
+        Raises:
+            ValueError: If an argument is out of its range, reference of another shape or not
+                finite, scope "pixel", or the predictor one that the certificate can't speak of.
         """
         self._require_image("psnr")
         self._require(radius, predictor)
-        _choose("method", method, "collective", "box")
-        _choose("norm", norm, "l2", "linf")
-        target = self.sr if reference is None else reference.detach().cpu().float()
-        mse = squared_error.mean_squared_error(
-            self, radius, target, method, predictor == "served", norm, y, border
-        )
-        return (
-            max(0.0, float(-10 * np.log10(mse))) if mse > 0 else float("inf")
-        )  # max: not -0.0 where all is trivial
+        require_option("method", method, Method)
+        require_option("norm", norm, Norm)
+        require_region(self.sr_bytes.shape, border, y)
+        comparison = squared_error.Comparison(self._steps("reference", reference), border, y)
+        n_serve = self.n_serve if predictor == "served" else None
+        budget = squared_error.Budget(radius / self.sigma, norm, method, self.lr_shape[0])
+        spectral = self.agg == "mean" and self.spectrum is not None
+        if spectral and method == "collective":
+            rms = self._rms_of_mean(budget, comparison, n_serve, reference is None)
+        elif self.agg == "mean" and n_serve is not None:
+            raise ValueError(
+                'levels bound no mean of few draws: ask for predictor="ideal", or certify with '
+                'kind="both" and take method="collective"'
+            )
+        else:
+            rms = self._rms_by_levels(budget, comparison, n_serve)
+        return max(0.0, -20 * math.log10(rms) - PSNR_SLACK) if rms > 0 else math.inf
+
+    def deviation(self, radius: float, norm: Norm = "l2", *, y: bool = False) -> float:
+        """Bound how far any attack within radius moves the ideal mean, over the whole output.
+
+        It is the root mean square difference of the ideal mean under attack to that without,
+        neither of them rounded; speaks of the mean also where agg is "median".
+
+        Args:
+            radius: Norm of the attack.
+            norm: "l2" or "linf".
+            y: Whether of BT.601 luma.
+
+        Returns:
+            In [0, 1] units, at most 1; multiply by 255 for 8-bit steps.
+
+        Raises:
+            ValueError: If radius is out of range, or there is no spectrum.
+        """
+        self._require(radius, "ideal")
+        require_option("norm", norm, Norm)
+        require_region(self.sr_bytes.shape, 0, y)
+        spectrum = self._spectrum(y)
+        within = spectral_error.attack(radius / self.sigma, norm, self.lr_shape[0], self.tiles)
+        values = self.sr_bytes.size // (3 if y else 1)
+        return min(1.0, spectral_error.rms_error(spectrum, within, values, None))
+
+    def as_mean(self) -> "Certificate":
+        """What the same draws say of the mean of the same network; needs a spectrum."""
+        self._spectrum(False)
+        output = to_8bit(torch.from_numpy(self.mean)).byte().numpy()
+        return replace(self, agg="mean", sr_bytes=output)
 
     def radius_map(
         self,
         tolerance: float,
-        predictor: str = "served",
+        predictor: Predictor = "served",
         beta: float = 1e-3,
-        per: str = "value",
+        per: Per = "value",
         center: Tensor | None = None,
     ) -> Tensor:
         """Compute for each pixel the radius within which all its channels stay within tolerance of
@@ -208,11 +302,13 @@ class Certificate:
         attacks may be of any size.
 
         Args:
-            tolerance: In [0, 1] units, such as 8/255.
+            tolerance: In [0, 1] units, such as 8/255, which is 8 steps; 8-bit outputs differ by
+                whole steps, so that others are rounded down to them.
             predictor: "served" or "ideal".
-            beta: As for `bounds`.
-            per: As for `bounds`.
-            center: (1,C,H,W) in [0, 1]; None is the served output.
+            beta: Failure probability of one served inference.
+            per: What beta speaks of: with "value" each pixel, all of whose channels stay with
+                probability at least 1 - beta; with "image" all pixels at once.
+            center: (1,C,H,W) in [0, 1], rounded to 8 bits; None is the served output.
 
         Returns:
             float32 (H,W): the radius; NaN where the tolerance is not certified even without an
@@ -221,18 +317,13 @@ class Certificate:
         self._require_image("radius_map")
         if not tolerance >= 0:
             raise ValueError(f"tolerance must be at least 0, got {tolerance}")
-        if center is not None and center.shape != self.sr_bytes.shape:
-            raise ValueError(f"center must be {self.sr_bytes.shape}, got {(*center.shape,)}")
-        used = self._shift(0.0, predictor, beta, per)
-        middle = (self.sr if center is None else center.detach().cpu().float())[0].numpy().astype(
-            float
-        ) * 255
-        reach = (
-            tolerance * 255 + 1e-4
-        )  # forgives the rounding error of k/255, far below the step of a byte
+        used = self.shift(0.0, predictor, beta, per, together=self.sr_bytes.shape[1])
+        middle = self._steps("center", center).astype(np.int16)
+        # The largest number of steps that is no more than the tolerance: k/255 is k of them.
+        reach = int(np.searchsorted(STEPS, tolerance, side="right")) - 1
         level = np.full(middle.shape, np.nan)
         for z in self.z:
-            lower, upper = self.interval(float(z))
+            lower, upper = self.levels.interval(float(z))
             level[(upper <= middle + reach) & (lower >= middle - reach)] = z
         radius = self.sigma * (level - used)
         radius[radius < 0] = np.nan
@@ -240,11 +331,14 @@ class Certificate:
         return torch.from_numpy(np.nextafter(radius.min(axis=0).astype(np.float32), np.float32(0)))
 
     def draws_needed(
-        self, radius: float, predictor: str = "served", beta: float = 1e-3, per: str = "value"
+        self, radius: float, predictor: Predictor = "served", beta: float = 1e-3, per: Per = "value"
     ) -> int:
         """Compute the smallest n of `certify` with which bounds at radius would not be trivial."""
         return quantile_bounds.draws_needed(
-            self._shift(radius, predictor, beta, per), self.alpha, self.level_count, self.values
+            self.shift(radius, predictor, beta, per),
+            levels_alpha(self.alpha, self.kind),
+            self.level_count,
+            self.values,
         )
 
     def rms(self, radius: float) -> float:
@@ -263,7 +357,7 @@ class Certificate:
             "levels": self.z.size,
             "max_radius": self.max_radius,
             "draws_needed_for_radius_0": quantile_bounds.draws_needed(
-                0.0, self.alpha, self.level_count, self.values
+                0.0, levels_alpha(self.alpha, self.kind), self.level_count, self.values
             ),
             "serving_noise": "seeded: claims about the ideal predictor only"
             if self.seeded
@@ -277,7 +371,7 @@ class Certificate:
         radius = f"max_radius={self.max_radius:.4g}" if self.z.size else "trivial"
         radius += ", VOID" if self.void else ""
         return (
-            f"Certificate({width}x{height}, sigma={self.sigma:g}, {self.agg} of "
+            f"Certificate({width}x{height}, sigma={sigma_text(self.sigma)}, {self.agg} of "
             f"n_serve={self.n_serve}, n_cert={self.n_cert}, "
             f"alpha={self.alpha:g}, scope={self.scope!r}, tile={self.tile}, "
             f"halo={self.halo}, {radius})"
@@ -298,29 +392,64 @@ class Certificate:
             ValueError: If it is no certificate, of another format version, or was changed.
         """
         options, arrays = storage.read(path, FORMAT, ARRAYS)
-        found: dict[str, Any] = {**arrays, **options, "lr_shape": tuple(options["lr_shape"])}
+        spectra = {name: Spectrum(**options[name]) for name in SPECTRA if options[name]}
+        shape = {"lr_shape": tuple(options["lr_shape"])}
+        found: dict[str, Any] = {**arrays, **options, **spectra, **shape}
         return cls(**found)
 
     def _options(self) -> dict[str, Any]:
-        return {
-            field.name: getattr(self, field.name)
-            for field in fields(self)
-            if field.name not in ARRAYS
-        }
+        names = [field.name for field in fields(self) if field.name not in ARRAYS]
+        options = {name: getattr(self, name) for name in names}
+        return options | {name: options[name] and asdict(options[name]) for name in SPECTRA}
 
-    def _require(self, radius: float, predictor: str) -> None:
+    def _rms_by_levels(
+        self,
+        budget: squared_error.Budget,
+        comparison: squared_error.Comparison,
+        n_serve: int | None,
+    ) -> float:
+        mse = squared_error.mean_squared_error(self.levels, self.tiles, budget, comparison, n_serve)
+        return math.sqrt(mse)
+
+    def _rms_of_mean(
+        self,
+        budget: squared_error.Budget,
+        comparison: squared_error.Comparison,
+        n_serve: int | None,
+        to_itself: bool,
+    ) -> float:
+        """The better of both bounds on the mean's error; against the ideal mean if to_itself."""
+        spectrum = self._spectrum(comparison.y)
+        values = comparison.values
+        to_centre = _distance(self.mean, comparison)
+        within = spectral_error.attack(budget.shift, budget.norm, budget.channels, self.tiles)
+        spectral = spectral_error.rms_error(
+            spectrum, within, values, None if to_itself else to_centre, n_serve
+        )
+        if n_serve is not None or not self.z.size:
+            return spectral + spectral_error.ROUNDING
+        by_levels = self._rms_by_levels(budget, comparison, None)
+        if to_itself:  # from this certificate's own output to the ideal mean
+            by_levels += (spectrum.centre + to_centre) / math.sqrt(values)
+        return min(spectral + spectral_error.ROUNDING, by_levels)
+
+    def _spectrum(self, y: bool) -> Spectrum:
+        found = self.luma_spectrum if y else self.spectrum
+        if found is None:
+            raise ValueError(
+                "this certificate holds levels only, which bound no whole deviation: certify with "
+                'kind="both"'
+            )
+        return found
+
+    def _require(self, radius: float, predictor: Predictor) -> None:
         if not 0 <= radius < np.inf:
             raise ValueError(f"radius must be finite and at least 0, got {radius}")
-        _choose("predictor", predictor, "served", "ideal")
+        require_option("predictor", predictor, Predictor)
         if predictor == "served" and self.seeded:
             raise ValueError(
                 "the smoother has a fixed seed, so there is no fresh noise to speak of: ask "
                 'for predictor="ideal"'
-            )
-        if predictor == "served" and self.agg == "mean":
-            raise ValueError(
-                'a mean of few draws has no useful bound: ask for predictor="ideal", or '
-                'smooth by agg="median"'
             )
 
     def _require_image(self, what: str) -> None:
@@ -330,10 +459,37 @@ class Certificate:
                 'with scope="image"'
             )
 
-    def _shift(self, radius: float, predictor: str, beta: float, per: str) -> float:
-        """The level, in units of z, at which bounds are to be looked up."""
+    def _steps(self, name: str, image: Tensor | None) -> np.ndarray:
+        """An image like the output in 8-bit steps, uint8 (C,H,W): the output itself if it is
+        None.
+        """
+        if image is None:
+            return self.sr_bytes[0]
+        if image.shape != self.sr_bytes.shape:
+            raise ValueError(f"{name} must be {self.sr_bytes.shape}, got {(*image.shape,)}")
+        if not image.isfinite().all():
+            raise ValueError(f"{name} has NaN or infinite values")
+        return to_8bit(image)[0].byte().cpu().numpy()
+
+    def shift(
+        self, radius: float, predictor: Predictor, beta: float, per: Per, together: int = 1
+    ) -> float:
+        """Compute the level, in units of z, at which bounds are to be looked up.
+
+        Args:
+            radius: l2 norm of the attack.
+            predictor: As for `bounds`.
+            beta: As for `bounds`.
+            per: As for `bounds`.
+            together: How many values beta speaks of at once where that is not the whole image.
+        """
         self._require(radius, predictor)
-        _choose("per", per, "value", "image")
+        require_option("per", per, Per)
+        if predictor == "served" and self.agg == "mean":
+            raise ValueError(
+                'values of a mean of few draws have no useful bounds: ask for predictor="ideal", '
+                'or smooth by agg="median"'
+            )
         if predictor == "ideal":
             return radius / self.sigma
         if not 0 < beta < 1:
@@ -341,42 +497,20 @@ class Certificate:
         if per == "image":
             self._require_image('per="image"')
         return radius / self.sigma + quantile_bounds.served_shift(
-            self.n_serve, beta, self.sr_bytes.size if per == "image" else 1
-        )
-
-    def interval(self, shift: float) -> tuple[np.ndarray, np.ndarray]:
-        """Look up (lower, upper), each (C,H,W) in 8-bit steps, of the 8-bit ideal output under an
-        attack of norm shift * sigma.
-        """
-        if self.agg == "median":
-            index = int(quantile_bounds.level_index(self.z, shift))
-            return self._at(self.lower, index, 0), self._at(self.upper, index, 255)
-        # The mean is the integral of the quantiles; each slice of it is bounded by its highest
-        # level, the rest by the range.
-        weights = np.diff(ndtr(self.z), prepend=0.0)
-        lower = np.zeros(self.sr_bytes.shape[1:])
-        upper = np.full(lower.shape, 255 * (1 - weights.sum()))
-        for weight, level in zip(
-            weights, quantile_bounds.level_index(self.z, self.z + shift), strict=True
-        ):
-            lower += weight * self._at(self.lower, level, 0)
-            upper += weight * self._at(self.upper, level, 255)
-        # The stored draws were rounded, the mean's are not, and the output is: half a step twice.
-        return (lower - 1).clip(0), (upper + 1).clip(None, 255)
-
-    def _at(self, stack: np.ndarray, index: int, trivial: int) -> np.ndarray:
-        return (
-            stack[index]
-            if index < len(self.z)
-            else np.full(self.sr_bytes.shape[1:], trivial, np.uint8)
+            self.n_serve, beta, self.sr_bytes.size if per == "image" else together
         )
 
 
-def _image(array: np.ndarray) -> Tensor:
-    """(C,H,W) in 8-bit steps as float32 (1,C,H,W) in [0, 1]."""
-    return torch.from_numpy(array.astype(np.float32).clip(0, 255))[None] / 255
+def as_image(steps: np.ndarray) -> Tensor:
+    """Turn 8-bit steps (C,H,W) into an image, float32 (1,C,H,W) in [0, 1]."""
+    return torch.from_numpy(steps.astype(np.float32).clip(0, 255))[None] / 255
 
 
-def _choose(name: str, value: str, *allowed: str) -> None:
-    if value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+def _distance(mean: np.ndarray, comparison: squared_error.Comparison) -> float:
+    """The distance of a mean (1,C,H,W) to what it is compared with, as a root of summed squares."""
+    border, (height, width) = comparison.border, mean.shape[2:]
+    inside = (..., slice(border, height - border), slice(border, width - border))
+    difference = mean[0].astype(np.float64) - comparison.reference / 255.0
+    if comparison.y:
+        difference = np.tensordot(np.array(LUMA) / 255, difference, axes=1)
+    return float(np.linalg.norm(difference[inside]))

@@ -4,11 +4,13 @@ by tile.
 
 from typing import Any, NamedTuple
 
-import torch
+import numpy as np
 from torch import Tensor
 from torch.linalg import vector_norm
 
-from smoothsr.certificates.certificate import Certificate
+from smoothsr.certificates.certificate import Certificate, as_image
+from smoothsr.certificates.options import Per, Predictor
+from smoothsr.metrics import to_8bit
 
 __all__ = ["Verdict", "bounds_under", "judge"]
 
@@ -18,7 +20,7 @@ class Verdict(NamedTuple):
     all values at once.
     """
 
-    predictor: str  # of which the bounds are
+    predictor: Predictor  # of which the bounds are
     radius: float  # l2 norm of the change
     patch_radius: float  # the largest norm of the change on one patch
     bounded: int  # values whose bounds are not the whole range
@@ -86,12 +88,22 @@ class Verdict(NamedTuple):
 def judge(certificate: Certificate, change: Tensor, output: Tensor, beta: float = 1e-3) -> Verdict:
     """Hold an output (1,C,H,W) in [0, 1], made with fresh noise, against the bounds for a change
     (1,C,h,w) of the input.
+
+    Args:
+        certificate: What was claimed of the input without the change.
+        change: Of the input, (1,C,h,w): the input under attack less the one that was certified.
+        output: What the same smoother made of the input under attack.
+        beta: As for `Certificate.bounds`.
+
+    Raises:
+        ValueError: If output is of another shape, or beta out of its range.
     """
-    predictor, value = (
-        certificate.predictors[0],
-        output.detach().cpu().float().clamp(0, 1).mul(255).round() / 255,
-    )
+    predictor = certificate.predictors[0]
+    if output.shape != certificate.sr_bytes.shape:
+        raise ValueError(f"output must be {certificate.sr_bytes.shape}, got {(*output.shape,)}")
+    value = to_8bit(output).cpu() / 255
     found = []
+    per: Per
     for per in ("value", "image"):
         lower, upper = bounds_under(certificate, change, predictor, beta, per)
         found.append((int(((lower > 0) | (upper < 1)).sum()), (value < lower) | (value > upper)))
@@ -103,9 +115,9 @@ def judge(certificate: Certificate, change: Tensor, output: Tensor, beta: float 
 def bounds_under(
     certificate: Certificate,
     change: Tensor,
-    predictor: str = "served",
+    predictor: Predictor = "served",
     beta: float = 1e-3,
-    per: str = "value",
+    per: Per = "value",
 ) -> tuple[Tensor, Tensor]:
     """Bound the output for one given change of the input (1,C,h,w).
 
@@ -114,17 +126,18 @@ def bounds_under(
     hold for every change of that norm. The other arguments, the result and what is guaranteed are
     those of `Certificate.bounds`.
     """
-    lower, upper = torch.empty(certificate.sr_bytes.shape), torch.empty(certificate.sr_bytes.shape)
+    lower, upper = (
+        np.empty(certificate.sr_bytes.shape[1:]),
+        np.empty(certificate.sr_bytes.shape[1:]),
+    )
     for tile, radius in zip(certificate.tiles, _patch_norms(certificate, change), strict=True):
         rows, columns = (
             slice(certificate.scale * span.start, certificate.scale * span.stop) for span in tile
         )
-        low, high = certificate.bounds(radius, predictor, beta, per)
-        lower[..., rows, columns], upper[..., rows, columns] = (
-            low[..., rows, columns],
-            high[..., rows, columns],
-        )
-    return lower, upper
+        shift = certificate.shift(radius, predictor, beta, per)
+        found = certificate.levels.interval(shift, (rows, columns))
+        lower[:, rows, columns], upper[:, rows, columns] = found
+    return as_image(lower), as_image(upper)
 
 
 def _patch_norms(certificate: Certificate, change: Tensor) -> list[float]:

@@ -29,7 +29,6 @@ __all__ = [
 # Levels are claimed this much higher than they are stored, so that lookups may forgive rounding
 # errors
 SLACK = 1e-9
-TAIL = 1e-9  # probability that served_bins leaves to each trivial outermost bin
 
 
 def levels(n: int, alpha: float, count: int, values: int) -> np.ndarray:
@@ -149,20 +148,22 @@ def served_shift(n: int, beta: float, values: int = 1) -> float:
     return float(-ndtri(betaincinv(k, k, beta / values / 2)))
 
 
-def served_bins(n: int, step: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def served_bins(n: int, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Partition the random level at which the median of n fresh draws sits.
+
+    Any partition is sound. Edges at the levels, on both sides of 0, suit lookups in them: finer
+    bins would be rounded to the same levels, and beyond the last all is trivial.
 
     Args:
         n: Draws of one inference, odd.
-        step: Width of a bin in units of z.
+        z: (G,) levels.
 
     Returns:
         weights (b,), which sum to 1, and the shifts (b,) that bins add to the attacker's, upwards
         and downwards. The outermost bins are unbounded, with infinite shifts.
     """
     k = (n + 1) / 2
-    reach = math.ceil(served_shift(n, 2 * TAIL) / step)
-    edges = np.concatenate([[-np.inf], step * np.arange(-reach, reach + 1), [np.inf]])
+    edges = np.concatenate([[-np.inf], -z[:0:-1], z, [np.inf]])
     return np.diff(betainc(k, k, ndtr(edges))), edges[1:], -edges[:-1]
 
 

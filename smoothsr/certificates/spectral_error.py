@@ -25,20 +25,19 @@ class Attack(NamedTuple):
     tiles_hit: int | None  # how many tiles it can shift so far; None is all of them
 
 
-def attack(radius: float, norm: Norm, sigma: float, channels: int, tiles: Sequence[Tile]) -> Attack:
+def attack(shift: float, norm: Norm, channels: int, tiles: Sequence[Tile]) -> Attack:
     """Translate a budget.
 
     Args:
-        radius: Norm of the change of the LR image, at least 0.
+        shift: Norm of the change of the LR image in units of sigma, at least 0.
         norm: "l2" or "linf".
-        sigma: Noise standard deviation.
         channels: Of the LR image.
         tiles: The grid.
     """
     if norm == "l2":
-        return Attack(radius / sigma, multiplicity(list(tiles)))
+        return Attack(shift, multiplicity(list(tiles)))
     values = channels * max(tile.pixels for tile in tiles)
-    return Attack(radius * math.sqrt(values) / sigma, None)
+    return Attack(shift * math.sqrt(values), None)
 
 
 def rms_error(

@@ -3,156 +3,216 @@
 A tile's error E_j(e), the largest that an attack of norm e on its patch can cause, is a sum of
 one-value bounds. The box spends the attacker's whole budget on every tile; the collective bound
 lets the tiles share it. Proofs: docs/certificates.md.
+
+How far a value may lie above its reference, a, depends on one level, and how far below, b, on
+another. The sums of max(a, b)^2 over a tile are computed once for each pair of levels that is
+looked up, however many bins of the served level and radii of the attack ask for it.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
-from torch import Tensor
 
 from smoothsr.certificates import quantile_bounds
-from smoothsr.engine.tiles import Tile
+from smoothsr.certificates.levels import Levels
+from smoothsr.certificates.options import Method, Norm
+from smoothsr.engine.tiles import Tile, multiplicity
 from smoothsr.metrics import LUMA
 
-if TYPE_CHECKING:
-    from smoothsr.certificates.certificate import Certificate
+__all__ = ["Budget", "Comparison", "mean_squared_error"]
 
-__all__ = ["mean_squared_error"]
+STRIP = 2**14  # output pixels unpacked at a time: memory stays small where a tile is the image
+WEIGHTS = np.array(LUMA) / 255
+EXACT = 2**8  # so many squares of 8-bit steps are added in float32 without a rounding error
 
-STRIP = (
-    2**14
-)  # output pixels handled at a time, so that memory stays small where a tile is the whole image
+
+class Budget(NamedTuple):
+    """What the attacker may do."""
+
+    shift: float  # norm of the attack in units of sigma
+    norm: Norm
+    method: Method
+    channels: int  # of the LR image
+
+
+class Comparison(NamedTuple):
+    """What the output is compared with, and where."""
+
+    reference: np.ndarray  # uint8 (C,H,W)
+    border: int  # output pixels left out at each side
+    y: bool  # whether luma is compared
+
+    @property
+    def values(self) -> int:
+        """How many values are compared."""
+        channels, height, width = self.reference.shape
+        return (1 if self.y else channels) * (height - 2 * self.border) * (width - 2 * self.border)
+
+
+class Lookups(NamedTuple):
+    """Which bounds each of K shifts looks up, in b bins of the served level."""
+
+    weights: np.ndarray  # (b,): the bins' probabilities
+    up: np.ndarray  # (K,b): indices into the stack of upper bounds
+    down: np.ndarray  # (K,b): indices into the stack of lower bounds
 
 
 def mean_squared_error(
-    certificate: "Certificate",
-    radius: float,
-    reference: Tensor,
-    method: str,
-    served: bool,
-    norm: str,
-    y: bool,
-    border: int,
+    levels: Levels,
+    tiles: Sequence[Tile],
+    budget: Budget,
+    comparison: Comparison,
+    n_serve: int | None,
 ) -> float:
-    """Bound the mean squared error against every attack within radius; arguments as for
-    `Certificate.psnr`.
-    """
-    shape = certificate.sr_bytes.shape
-    if reference.shape != shape:
-        raise ValueError(f"reference must be {shape}, got {(*reference.shape,)}")
-    if not reference.isfinite().all():
-        raise ValueError("reference has NaN or infinite values")
-    if y and shape[1] != 3:
-        raise ValueError(f"y=True needs three channels, got {shape[1]}")
-    if border < 0 or 2 * border >= min(shape[2:]):
-        raise ValueError(f"border {border} leaves nothing of {shape[2]}x{shape[3]} pixels")
-    count = (1 if y else shape[1]) * (shape[2] - 2 * border) * (shape[3] - 2 * border)
-    tiles = certificate.tiles
+    """Bound the mean squared error of the 8-bit output against every attack within a budget.
 
-    if norm == "linf":
+    Args:
+        levels: What the draws have shown.
+        tiles: The grid, row by row.
+        budget: The attacker's.
+        comparison: With what, and where.
+        n_serve: Draws of one served inference, whose expected error is bounded; None bounds the
+            ideal predictor's error.
+
+    Returns:
+        The bound, in [0, 1] units squared.
+    """
+    shifts, index = _shifts(levels.z, tiles, budget)
+    errors = _tile_errors(levels, tiles, shifts, comparison, n_serve)
+    if index is not None:
+        total = float(errors[np.arange(len(tiles)), index].sum())
+    else:
+        total = quantile_bounds.collective_error(errors, shifts, multiplicity(list(tiles)))
+    return total / comparison.values
+
+
+def _shifts(
+    z: np.ndarray, tiles: Sequence[Tile], budget: Budget
+) -> tuple[np.ndarray, np.ndarray | int | None]:
+    """The distinct shifts (K,) at which errors are needed, and which of them hits each tile; None
+    where tiles share the budget over a grid of shifts.
+    """
+    if budget.norm == "linf":
         # A patch of d real values is changed by at most radius * sqrt(d) in l2; the box takes the
         # whole image for a patch.
-        pixels = [
-            np.prod(certificate.lr_shape[1:]) if method == "box" else tile.pixels for tile in tiles
-        ]
-        radii = np.sqrt(certificate.lr_shape[0] * np.array(pixels, float)) * radius
-        distinct, inverse = np.unique(radii, return_inverse=True)
-        errors = _tile_errors(certificate, tiles, distinct, reference, served, y, border)
-        return float(errors[np.arange(len(tiles)), inverse].sum()) / count
-    if method == "box":
-        return (
-            float(
-                _tile_errors(
-                    certificate, tiles, np.array([radius]), reference, served, y, border
-                ).sum()
-            )
-            / count
+        whole = tiles[-1].rows.stop * tiles[-1].columns.stop
+        pixels = [whole if budget.method == "box" else tile.pixels for tile in tiles]
+        return np.unique(
+            np.sqrt(budget.channels * np.array(pixels, float)) * budget.shift, return_inverse=True
         )
-    steps = certificate.sigma * certificate.z[1:]
-    radii = np.array([0.0, *steps[steps < radius], radius]) if radius > 0 else np.zeros(1)
-    errors = _tile_errors(certificate, tiles, radii, reference, served, y, border)
-    return quantile_bounds.collective_error(errors, radii, certificate.multiplicity) / count
+    if budget.method == "box" or budget.shift == 0:
+        return np.array([budget.shift]), 0
+    return np.array([0.0, *z[1:][z[1:] < budget.shift], budget.shift]), None
+
+
+def _lookups(levels: Levels, shifts: np.ndarray, n_serve: int | None) -> Lookups:
+    if levels.agg == "mean":
+        index = np.arange(len(shifts))[:, None]
+        return Lookups(np.ones(1), index, index)
+    weights, up, down = np.ones(1), np.zeros(1), np.zeros(1)
+    if n_serve is not None:
+        weights, up, down = quantile_bounds.served_bins(n_serve, levels.z)
+    return Lookups(
+        weights,
+        quantile_bounds.level_index(levels.z, shifts[:, None] + up),
+        quantile_bounds.level_index(levels.z, shifts[:, None] + down),
+    )
 
 
 def _tile_errors(
-    certificate: "Certificate",
-    tiles: list[Tile],
-    radii: np.ndarray,
-    reference: Tensor,
-    served: bool,
-    y: bool,
-    border: int,
+    levels: Levels,
+    tiles: Sequence[Tile],
+    shifts: np.ndarray,
+    comparison: Comparison,
+    n_serve: int | None,
 ) -> np.ndarray:
-    """E_j(e) for every tile j and radius e: (T, K), in [0, 1] units squared, summed over the output
+    """E_j(e) for every tile j and shift e: (T,K), in [0, 1] units squared, summed over the output
     values inside the border.
     """
-    shifts = radii / certificate.sigma
-    target = (
-        reference[0].double().clamp(0, 1).mul(255).round().numpy()
-    )  # to 8 bits, as metrics.py does
-    height, width = target.shape[1:]
-    inside = np.zeros((height, width))
-    inside[border : height - border, border : width - border] = 1
-    if certificate.agg == "mean":
-        lower, upper = (
-            np.stack(side) for side in zip(*map(certificate.interval, shifts), strict=True)
+    lookups = _lookups(levels, shifts, n_serve)
+    # Each channel of the served output has a random level of its own, so that only root mean
+    # squares of its channels add to luma's (Minkowski's inequality).
+    separate = comparison.y and n_serve is not None
+    across = sum(tile.rows.start == 0 for tile in tiles)
+    side = comparison.reference.shape[2] // tiles[-1].columns.stop * tiles[0].columns.stop
+    errors = np.zeros((len(tiles), len(shifts)))
+    for first, rows in _strips(tiles[::across], comparison.reference.shape):
+        above, below = (
+            _by_tile(squares, side, separate)
+            for squares in _squares(levels, shifts, comparison, rows, separate)
         )
-        up = down = np.arange(len(shifts))[:, None]
-        weights = np.ones(1)
-    else:
-        lower, upper = (
-            _with_trivial(stack, value)
-            for stack, value in ((certificate.lower, 0), (certificate.upper, 255))
-        )
-        weights, up_shift, down_shift = np.ones(1), np.zeros(1), np.zeros(1)
-        if served:
-            # Any step is sound. The levels' own fits them best, but few draws make it so small that
-            # bins would fill the memory.
-            step = max(float(certificate.z[1]), 0.02) if certificate.z.size else 0.1
-            weights, up_shift, down_shift = quantile_bounds.served_bins(certificate.n_serve, step)
-        up = quantile_bounds.level_index(certificate.z, shifts[:, None] + up_shift)
-        down = quantile_bounds.level_index(certificate.z, shifts[:, None] + down_shift)
-
-    scale = certificate.scale
-    errors = np.zeros((len(tiles), len(radii)))
-    for j, (rows, columns) in enumerate(tiles):
-        strip = max(1, STRIP // (scale * (columns.stop - columns.start)))
-        for top in range(scale * rows.start, scale * rows.stop, strip):
-            bottom = min(top + strip, scale * rows.stop)
-            where = (..., slice(top, bottom), slice(scale * columns.start, scale * columns.stop))
-            above = (upper[where] - target[where]).astype(np.float32)
-            below = (target[where] - lower[where]).astype(np.float32)
-            errors[j] += [
-                _error(above[u], below[d], weights, y, inside[where])
-                for u, d in zip(up, down, strict=True)
-            ]
+        for start in range(0, above.shape[-1], EXACT):
+            part = (..., slice(start, start + EXACT))
+            found = _expected_errors(above[part], below[part], lookups)
+            total = (np.sqrt(found) @ WEIGHTS) ** 2 if separate else found.sum(axis=2)
+            errors[first * across : (first + 1) * across] += total.T
     return errors / 255**2
 
 
-def _error(
-    above: np.ndarray, below: np.ndarray, weights: np.ndarray, y: bool, inside: np.ndarray
-) -> float:
-    """Sum of squared errors of one tile, given by how much it may lie above and below the target,
-    (b,C,H,W), in each bin.
+def _strips(column: Sequence[Tile], shape: tuple[int, ...]) -> Iterator[tuple[int, slice]]:
+    """Cut the output into strips of rows: which row of tiles they belong to, and where they are.
+
+    Args:
+        column: The first tile of every row of tiles.
+        shape: (C,H,W) of the output.
     """
-    if not y:
-        return float(
-            weights
-            @ (np.maximum(above**2, below**2) * inside).reshape(len(weights), -1).sum(axis=1)
-        )
-    luma = np.array(LUMA, np.float32)[:, None, None] / 255
-    if len(weights) == 1:  # luma's weights are positive, so intervals add
-        return float(
-            (
-                np.maximum((luma * above[0]).sum(axis=0) ** 2, (luma * below[0]).sum(axis=0) ** 2)
-                * inside
-            ).sum()
-        )
-    # Each channel has a random level of its own, so root mean squares add (Minkowski's inequality).
-    squares = np.tensordot(weights, np.maximum(above**2, below**2), axes=1)
-    return float(((luma * np.sqrt(squares)).sum(axis=0) ** 2 * inside).sum())
+    scale = shape[1] // column[-1].rows.stop
+    step = max(1, STRIP // shape[2])
+    for index, (rows, _) in enumerate(column):
+        for top in range(scale * rows.start, scale * rows.stop, step):
+            yield index, slice(top, min(top + step, scale * rows.stop))
 
 
-def _with_trivial(stack: np.ndarray, value: int) -> np.ndarray:
-    """Levels (G,C,H,W) as bytes, and the trivial bound behind the last."""
-    return np.concatenate([stack, np.full((1, *stack.shape[1:]), value, np.uint8)])
+def _squares(
+    levels: Levels, shifts: np.ndarray, comparison: Comparison, rows: slice, separate: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """How far values may lie above and below the reference, squared: (L,P,h,W) in 8-bit steps, of
+    P channels or of luma.
+    """
+    lower, upper = levels.stacks(shifts, (rows, slice(None)))
+    target = comparison.reference[:, rows].astype(np.int16)
+    height, width = comparison.reference.shape[1:]
+    inside = np.zeros((height, width), bool)
+    border = comparison.border
+    inside[border : height - border, border : width - border] = True
+    found = []
+    for distance in (upper - target, target - lower):
+        if comparison.y and not separate:  # luma's weights are positive, so intervals add
+            distance = np.tensordot(WEIGHTS, distance, axes=(0, 1))[:, None]
+        distance = np.maximum(distance, 0) * inside[rows]
+        found.append(np.square(distance, dtype=np.result_type(distance, np.float32)))
+    return found[0], found[1]
+
+
+def _by_tile(squares: np.ndarray, side: int, separate: bool) -> np.ndarray:
+    """Sort the values (L,P,h,W) of a row of tiles by tile: (L,tiles,P,p), or (L,tiles,1,p) where
+    channels need not be told apart.
+
+    Args:
+        squares: The values.
+        side: Output width of a tile; where the last one is narrower, zeros fill it up.
+        separate: Whether channels are told apart.
+    """
+    count, channels, height, width = squares.shape
+    padded = np.pad(squares, ((0, 0), (0, 0), (0, 0), (0, -width % side)))
+    tiled = padded.reshape(count, channels, height, -1, side).transpose(0, 3, 1, 2, 4)
+    return tiled.reshape(count, tiled.shape[1], channels if separate else 1, -1)
+
+
+def _expected_errors(above: np.ndarray, below: np.ndarray, lookups: Lookups) -> np.ndarray:
+    """Sum max(a^2, b^2) over some values, and take its mean over the bins: (K,tiles,P).
+
+    Args:
+        above: (L,tiles,P,p), a^2 at each level.
+        below: (L,tiles,P,p), b^2 at each level.
+        lookups: Which levels are looked up.
+    """
+    ones = np.ones(above.shape[-1], above.dtype)
+    sums = np.zeros((len(above), len(below), *above.shape[1:-1]))
+    for up in np.unique(lookups.up):
+        down = lookups.down[lookups.up == up]
+        needed = slice(down.min(), down.max() + 1)
+        worst = np.maximum(above[up], below[needed])
+        sums[up, needed] = (worst.reshape(-1, len(ones)) @ ones).reshape(worst.shape[:-1])
+    return np.tensordot(lookups.weights, sums[lookups.up, lookups.down], axes=(0, 1))

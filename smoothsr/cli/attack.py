@@ -16,11 +16,12 @@ from smoothsr import Certificate, SmoothedSR, __version__
 from smoothsr.attacks import gradient_memory
 from smoothsr.certificates import check
 from smoothsr.cli.smoother import UserError, like, load, precision, predictor, reproducible, smooth
+from smoothsr.engine.noise import sigma_text
 from smoothsr.evaluation import conditions
 from smoothsr.evaluation.conditions import Attack, Condition, seed_of, serve
 from smoothsr.files import images
 from smoothsr.files.atomic import replacing
-from smoothsr.files.digests import digest
+from smoothsr.files.digests import digest, fingerprint
 from smoothsr.files.images import Picture
 from smoothsr.reports import attack_report, certificate_report
 from smoothsr.reports.attack_report import Outcome
@@ -64,7 +65,7 @@ def run(args: argparse.Namespace) -> int:
             bare = Outcome(
                 "bare", *(serve(smoothed.model, image, 0).float().cpu() for image in (lr, attacked))
             )
-    served = Outcome(f"smoothed by {args.sigma:g}", clean, harmed)
+    served = Outcome(f"smoothed by {sigma_text(args.sigma)}", clean, harmed)
     rows = attack_report.rows(
         [bare, served, Outcome("smoothed, no attack", clean, again)], reference, loaded.scale
     )
@@ -168,10 +169,10 @@ def _require_fit(
             f"{args.certificate} certifies another image than {args.input}: the digests of "
             "their pixels differ"
         )
-    if digest(smoothed.state_dict().values()) != certificate.weights_digest:
+    if fingerprint(smoothed.model) != certificate.weights_digest:
         raise UserError(
             f"{args.certificate} certifies another network than {args.model}: the digests of "
-            "their weights differ"
+            "their weights or structures differ"
         )
 
 

@@ -21,6 +21,7 @@ from smoothsr.evaluation import conditions
 from smoothsr.evaluation.study import Image, Record, Setting, Study
 from smoothsr.files import images
 from smoothsr.files.atomic import replacing
+from smoothsr.metrics import to_8bit
 from smoothsr.reports import certificate_report, tables
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ def read_pair(
             )
     else:
         lr = F.interpolate(hr, (height, width), mode="bicubic", antialias=True, align_corners=False)
-        lr = lr.clamp(0, 1).mul(255).round() / 255
+        lr = to_8bit(lr) / 255
     channels = max(lr.shape[1], hr.shape[1])
     if channels > loaded.channels:
         raise ValueError(f"the networks take {loaded.channels} channel, the image has {channels}")

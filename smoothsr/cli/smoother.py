@@ -15,6 +15,7 @@ from tqdm import tqdm
 from smoothsr import SmoothedSR, adapters
 from smoothsr.adapters import LoadedSR
 from smoothsr.attacks import gradient_memory
+from smoothsr.engine.noise import sigma_text
 from smoothsr.files.images import Picture
 
 __all__ = [
@@ -99,7 +100,8 @@ def predictor(args: argparse.Namespace) -> str:
     """The options that define the predictor, as upscale and certify take them."""
     tile = f"--tile {args.tile} --halo {args.halo}" if args.tile else "--tile 0"
     return (
-        f"--sigma {args.sigma:g} -n {args.n} --agg {args.agg} {tile} --precision {args.precision}"
+        f"--sigma {sigma_text(args.sigma)} -n {args.n} --agg {args.agg} {tile} "
+        f"--precision {args.precision}"
     )
 
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Batching"]
+__all__ = ["Batching", "out_of_memory"]
 
 GAIN = 0.97  # a batch twice as large must take less than this share of the time per draw
 FIXED = 8  # draws at once where nothing may be timed
@@ -140,12 +140,7 @@ class Batching:
 
     def _rule_out(self, plan: Plan, tried: dict[Plan, list[float]], error: Exception) -> None:
         """Remember a plan that memory or its layout forbids; any other error goes up."""
-        text = str(error)
-        starved = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        starved |= (
-            "not enough memory" in text or "can't allocate memory" in text
-        )  # the CPU raises plain RuntimeErrors
-        if starved and plan.size > 1:
+        if plan.size > 1 and out_of_memory(error):
             half = plan.size // 2
             warnings.warn(
                 f"out of memory with {plan.size} draws at once: going on with {half}",
@@ -161,6 +156,14 @@ class Batching:
         ):  # a network that reshapes with view() fails in this layout; other errors will come again
             raise error
         tried[plan] = [math.inf] * TRIALS
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Tell whether an error is that of a device, or of the computer, whose memory is full."""
+    text = str(error)  # the CPU raises plain RuntimeErrors
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
+        "not enough memory" in text or "can't allocate memory" in text
+    )
 
 
 def _clock(device: torch.device) -> float:

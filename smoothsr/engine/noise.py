@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Source", "source"]
+__all__ = ["Source", "sigma_text", "source"]
 
 Source = Callable[[int, range, tuple[int, ...]], Tensor]
 """(tile, draws, shape of one draw) -> standard normal noise (len(draws), *shape)."""
@@ -32,6 +32,19 @@ def source(seed: int | None, device: torch.device, dtype: torch.dtype) -> Source
     if seed is None:
         return _fresh(device, precision)
     return _seeded(seed, device, precision)
+
+
+def sigma_text(sigma: float) -> str:
+    """Write a standard deviation so that it can be typed again: the shortest text that means the
+    same float, as 8-bit steps where it is a number of them.
+
+    Example:
+        >>> sigma_text(0.03), sigma_text(8 / 255), sigma_text(0.2)
+        ('0.03', '8/255', '0.2')
+    """
+    steps = f"{round(sigma * 255)}/255"
+    exact = round(sigma * 255) / 255 == sigma
+    return min(steps, repr(float(sigma)), key=len) if exact else repr(float(sigma))
 
 
 def _fresh(device: torch.device, dtype: torch.dtype) -> Source:

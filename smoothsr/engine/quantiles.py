@@ -9,6 +9,7 @@ from torch import Tensor
 from smoothsr.engine.draws import output_slices
 from smoothsr.engine.order_statistics import in_chunks, order_statistics
 from smoothsr.engine.tiles import Tile
+from smoothsr.metrics import to_8bit
 
 __all__ = ["Quantiles"]
 
@@ -36,7 +37,7 @@ class Quantiles:
         self._tile = self._tile or _Draws(self.n, outputs[0])
         # As forward returns it: in the precision of lr, which is lower than that of the draws
         # where lr is bfloat16.
-        self._tile.add(outputs.to(self.lr.dtype).to(outputs.dtype).mul(255).round().byte())
+        self._tile.add(to_8bit(outputs.to(self.lr.dtype)).byte())
 
     def finish(self, tile: Tile) -> None:
         """Compute the tile's ranks and put them in their place."""

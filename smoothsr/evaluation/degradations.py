@@ -15,6 +15,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from smoothsr.metrics import to_8bit
+
 __all__ = ["blur", "jpeg", "noise", "resize"]
 
 
@@ -49,9 +51,7 @@ def jpeg(image: Tensor, quality: float) -> Tensor:
     )
     _require(image.shape[1] in (1, 3), f"JPEG holds 1 or 3 channels, got {image.shape[1]}")
     results = []
-    for samples in (
-        image.detach().cpu().float().clamp(0, 1).mul(255).round().byte().permute(0, 2, 3, 1).numpy()
-    ):
+    for samples in to_8bit(image).byte().permute(0, 2, 3, 1).cpu().numpy():
         stream = BytesIO()
         picture = Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples)
         picture.save(stream, "JPEG", quality=int(quality), subsampling=2)

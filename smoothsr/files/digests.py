@@ -19,12 +19,13 @@ def digest(tensors: Iterable[Tensor]) -> str:
     return sha.hexdigest()
 
 
-def fingerprint(network: nn.Module) -> str:
+def fingerprint(*networks: nn.Module) -> str:
     """Tell networks apart: by their weights, and by their structure as far as repr shows it."""
-    state = network.state_dict()
-    structure = re.sub(
-        r" at 0x[0-9a-f]+", "", repr(network)
-    )  # a function's address is another in every process
-    return hashlib.sha256(
-        "\n".join([digest(state.values()), *state, structure]).encode()
-    ).hexdigest()
+    words = []
+    for network in networks:
+        state = network.state_dict()
+        # A function's address is another in every process.
+        structure = re.sub(r" at 0x[0-9a-f]+", "", repr(network))
+        tensors = (value for value in state.values() if isinstance(value, Tensor))
+        words += [digest(tensors), *state, structure]
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()

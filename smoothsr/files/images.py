@@ -22,6 +22,8 @@ import torch
 from PIL import Image, TiffImagePlugin
 from torch import Tensor
 
+from smoothsr.metrics import to_8bit
+
 __all__ = ["EXTENSIONS", "ImageError", "Picture", "find", "read", "write"]
 
 _PNG: tuple[str, dict[str, Any], set[str]] = (
@@ -287,8 +289,7 @@ def _encode(path: Path, picture: Picture) -> bytes:
     if lost := [need for need, needed in needs.items() if needed and need in unable]:
         raise ImageError(f"{path}: {suffix} can't hold {' nor '.join(lost)}; use .png")
     samples = (
-        (values.clamp(0, 1) * (2**bits - 1))
-        .round()[0]
+        (to_8bit(values) if bits == 8 else (values.clamp(0, 1) * 65535).round())[0]
         .permute(1, 2, 0)
         .numpy()
         .astype(f"uint{bits}")

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from smoothsr import metrics
+from smoothsr.metrics import to_8bit
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -39,7 +40,7 @@ def rows(outcomes: Sequence[Outcome], reference: Tensor | None, scale: int) -> l
     """
     found = []
     for name, clean, attacked in outcomes:
-        change = (_steps(attacked) - _steps(clean)).abs()
+        change = (to_8bit(attacked) - to_8bit(clean)).abs()
         row: Row = {"output": name, "psnr_to_clean": _psnr(attacked, clean)}
         row |= {"largest_8bit": change.max().item(), "mean_8bit": change.mean().item()}
         if reference is not None:
@@ -143,7 +144,7 @@ def panel(
     scale = outcomes[0].clean.shape[-1] // lr.shape[-1]
     measured = rows(outcomes, reference, scale)
     deviations = [
-        (_steps(outcome.attacked) - _steps(outcome.clean)).abs().amax(1)[0].numpy()
+        (to_8bit(outcome.attacked) - to_8bit(outcome.clean)).abs().amax(1)[0].cpu().numpy()
         for outcome in outcomes
     ]
     top = max(
@@ -209,10 +210,6 @@ def _show(axis: Any, image: Tensor, title: str) -> None:
     )
     axis.set_title(title, fontsize=9)
     axis.set_axis_off()
-
-
-def _steps(output: Tensor) -> Tensor:
-    return output.detach().cpu().float().clamp(0, 1).mul(255).round()
 
 
 def _psnr(output: Tensor, reference: Tensor, **options: Any) -> float | None:

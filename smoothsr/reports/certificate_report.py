@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from smoothsr.certificates.certificate import Certificate
+from smoothsr.engine.noise import sigma_text
 from smoothsr.files.atomic import replacing
 
 if TYPE_CHECKING:
@@ -129,7 +130,7 @@ def sentences(certificate: Certificate, radius: float, beta: float) -> tuple[str
     """Say what is guaranteed within radius, and what is not."""
     c = certificate
     how = (
-        f"sigma {c.sigma:g}, "
+        f"sigma {sigma_text(c.sigma)}, "
         + (f"tile {c.tile}, halo {c.halo}, M {c.multiplicity}" if c.tile else "one tile")
         + f", {c.dtype}"
     )
@@ -207,7 +208,8 @@ def panel(
         (bare, "bare network"),
         (
             certificate.sr,
-            f"smoothed: {certificate.agg} of {certificate.n_serve}, sigma {certificate.sigma:g}",
+            f"smoothed: {certificate.agg} of {certificate.n_serve}, "
+            f"sigma {sigma_text(certificate.sigma)}",
         ),
         (lower, f"lower bound ({predictor}), l2 radius {radius:.3g}"),
         (upper, f"upper bound ({predictor}), l2 radius {radius:.3g}"),

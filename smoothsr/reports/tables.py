@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 from scipy.special import stdtrit
 
+from smoothsr.engine.noise import sigma_text
+
 __all__ = [
     "Mean",
     "Row",
@@ -232,7 +234,7 @@ def verdicts(records: Sequence[Record], metric: str) -> list[str]:
 
 def _how(row: Row) -> str:
     tiles = f", tile {row.tile}, halo {row.halo}" if row.tile else ""
-    return f"sigma {row.sigma:g}, n {row.n}{tiles}" if row.sigma else "bare"
+    return f"sigma {sigma_text(row.sigma)}, n {row.n}{tiles}" if row.sigma else "bare"
 
 
 def _difference(

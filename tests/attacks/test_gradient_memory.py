@@ -128,11 +128,11 @@ def test_gradients_are_made_to_fit(limit, tile, size, monkeypatch):
     monkeypatch.setattr(gradient_memory, "LIMIT", limit)
     smoothed = SmoothedSR(network().eval(), 0.1, 5, seed=2, tile=tile, halo=1)
     fitted = within_memory(smoothed, photo(), 1.0)
-    assert (smoothed.recompute, smoothed._batching.batch_size) == (False, None)
+    assert (smoothed.recompute, smoothed.batching.batch_size) == (False, None)
     if size is None:
         assert fitted is smoothed
     else:
-        assert (fitted.recompute, fitted._batching.batch_size) == (True, size)
+        assert (fitted.recompute, fitted.batching.batch_size) == (True, size)
         assert (fitted.model, fitted.sigma, fitted.n, fitted.tile, fitted.seed) == (
             smoothed.model,
             0.1,
@@ -149,7 +149,7 @@ def test_a_batch_size_that_is_asked_for_is_not_exceeded(monkeypatch):
         assert (
             within_memory(
                 SmoothedSR(network(), 0.1, 5, batch_size=given), photo(), 1.0
-            )._batching.batch_size
+            ).batching.batch_size
             == size
         )
 

@@ -5,11 +5,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from oracles import LinearSR, gentle
+from oracles import LinearSR, allowed, gentle
 from scipy.special import betaincinv, ndtr, ndtri
 from synthetic_certificates import ALPHA, FRESH, SIGMA, Z, at, made, steps, trivial
 
-from smoothsr import SmoothedSR
+from smoothsr import SmoothedSR, metrics
+from smoothsr.certificates import check
+from smoothsr.files import images
 
 # Bounds
 
@@ -165,7 +167,8 @@ def test_radius_map_is_the_largest_radius_that_holds(predictor, tolerance, centr
         0.05,
         center=None if centre is None else torch.full((1, 3, 8, 10), centre / 255),
     ).numpy()
-    used = ndtri(1 - betaincinv(11, 11, 0.05 / 2)) if predictor == "served" else 0.0
+    # All three channels of a pixel are to hold at once.
+    used = ndtri(1 - betaincinv(11, 11, 0.05 / 3 / 2)) if predictor == "served" else 0.0
     assert found.shape == (8, 10)
     for row, column in np.ndindex(8, 10):
         radii = []
@@ -183,7 +186,7 @@ def test_radius_map_is_the_largest_radius_that_holds(predictor, tolerance, centr
             radii.append(best)
         assert found[row, column] == pytest.approx(np.min(radii), nan_ok=True, rel=1e-6)
         if not np.isnan(found[row, column]):  # and the bounds agree
-            pair = certificate.bounds(float(found[row, column]), predictor, 0.05)
+            pair = certificate.bounds(float(found[row, column]), predictor, 0.05 / 3)
             lower, upper = (steps(bound)[:, row, column] for bound in pair)
             assert (
                 np.maximum(upper - middle[:, row, column], middle[:, row, column] - lower).max()
@@ -203,3 +206,105 @@ def test_radius_map_of_the_mean_agrees_with_its_bounds():
         ]
         expected[torch.maximum(*away).numpy() <= 22.001 / 255] = SIGMA * z
     np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+# One rounding
+
+
+def half_steps():
+    """Values next to the middle of two 8-bit steps, in float32 (1,1,15,17)."""
+    return (torch.arange(255).add(0.5).double() / 255).float().view(1, 1, 15, 17)
+
+
+def test_certificate_metrics_and_files_round_alike(tmp_path):
+    lr = half_steps()
+    certificate = SmoothedSR(torch.nn.Identity().eval(), 1e-12, 1).certify(lr, n=100, levels=2)
+    images.write(tmp_path / "sr.png", images.Picture(lr))
+    assert torch.equal(images.read(tmp_path / "sr.png").pixels, certificate.sr)
+    assert metrics.psnr(certificate.sr, lr).item() == np.inf
+    assert certificate.psnr(0.0, lr, predictor="ideal") == np.inf
+    assert certificate.contains(lr, 0.0, "ideal")
+    verdict = check.judge(certificate, 0 * lr, lr)
+    assert int(verdict.outside.sum()) == 0
+
+
+def test_bounds_of_unrounded_output_hold_every_value_that_rounds_to_them():
+    step = torch.arange(255, dtype=torch.float64)
+    middle = ((step + 0.5) / 255).float()
+    beside = [middle]
+    for _ in range(3):
+        up, down = torch.ones(255), torch.zeros(255)
+        beside = [
+            torch.nextafter(beside[0], down),
+            *beside,
+            torch.nextafter(beside[-1], up),
+        ]
+    values = torch.cat([*beside, torch.tensor([0.0, 1.0])]).view(1, 1, 1, -1)
+    values = torch.cat([values.double(), values.double() * (1 + 1e-9)], dim=2).clamp(0, 1)
+    sr = metrics.to_8bit(values).byte().numpy()
+    certificate = made(sr_bytes=sr, upper=np.repeat(sr, 5, 0), lower=np.repeat(sr, 5, 0))
+    lower, upper = certificate.bounds(0.0, "ideal", rounded=False)
+    assert (lower <= values).all()
+    assert (values <= upper).all()
+
+
+def test_certified_psnr_is_never_above_the_metrics():
+    """In the last bit: the metric's value of the worst output is attained, by either sum."""
+    for seed in range(20):
+        certificate, reference = made(seed), made(seed + 100).sr
+        lower, upper = certificate.bounds(0.05, "ideal")
+        worst = torch.where(reference - lower > upper - reference, lower, upper)
+        certified = certificate.psnr(0.05, reference, "box", "ideal")
+        assert certified <= metrics.psnr(worst, reference).item() <= certified + 1e-8
+
+
+@pytest.mark.parametrize("steps", [1, 3, 8, 86, 127, 254])
+def test_radius_map_counts_whole_steps(steps):
+    """A tolerance of k/255 is k steps; one that is less by any bit is not, nor a centre between."""
+    sr = np.zeros((1, 1, 4, 5), np.uint8)
+    bounds = np.full((5, 1, 4, 5), steps, np.uint8)
+    certificate = made(
+        sr_bytes=sr, upper=bounds, lower=np.zeros_like(bounds), lr_shape=(1, 4, 5), tile=None
+    )
+    assert (certificate.radius_map(steps / 255, "ideal") > 0).all()
+    assert certificate.radius_map(np.nextafter(steps / 255, 0), "ideal").isnan().all()
+    assert certificate.radius_map((steps - 5e-5) / 255, "ideal").isnan().all()
+    assert (certificate.radius_map(float("inf"), "ideal") > 0).all()
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_all_channels_of_a_pixel_stay_with_probability_beta(channels):
+    """Medians of 21 draws around .5, bounds that are the exact quantiles, the least tolerance."""
+    z, beta = np.linspace(0, 2, 401), 0.1
+    shape = (channels, 4, 5)
+    upper = np.ceil(127.5 + 255 * SIGMA * z).clip(0, 255).astype(np.uint8)
+    upper = np.broadcast_to(upper[:, None, None, None], (401, *shape))
+    certificate = made(
+        z=z,
+        sr_bytes=np.full((1, *shape), 127, np.uint8),
+        upper=upper,
+        lower=254 - upper,
+        lr_shape=shape,
+        tile=None,
+    )
+    draws = np.random.default_rng(0).standard_normal((20000, channels, 21))
+    served = metrics.to_8bit(torch.from_numpy(0.5 + SIGMA * np.median(draws, axis=2))).numpy()
+    held = [
+        tolerance
+        for tolerance in range(1, 40)
+        if not certificate.radius_map(tolerance / 255, "served", beta).isnan().any()
+    ]
+    outside = (np.abs(served - 127) > held[0]).any(axis=1).sum()
+    assert allowed(20000, beta / 4) < outside <= allowed(20000, beta)  # and little is given away
+
+
+# What is looked up
+
+
+def test_contains_speaks_of_the_whole_image_unless_told():
+    certificate = made()
+    upper = certificate.bounds(0.0, "served", 0.3, "image")[1]
+    inner = certificate.bounds(0.0, "served", 0.3, "value")[1]
+    assert (upper > inner).any()
+    assert certificate.contains(upper, 0.0, "served", 0.3)
+    assert not certificate.contains(upper, 0.0, "served", 0.3, per="value")

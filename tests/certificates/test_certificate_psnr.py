@@ -12,6 +12,7 @@ from scipy.special import betaincinv, ndtri
 from synthetic_certificates import FRESH, SIGMA, Z, at, db, error, made, steps
 
 from smoothsr import SmoothedSR, metrics
+from smoothsr.certificates import quantile_bounds
 
 
 @pytest.mark.parametrize("predictor", FRESH)
@@ -183,3 +184,64 @@ def test_served_psnr_is_lower_than_the_ideal_one():
 def test_few_draws_make_no_masses_of_bins():
     tiny = made(z=1e-7 * np.arange(5))
     assert 0 < tiny.psnr(0.0) < tiny.psnr(0.0, predictor="ideal")
+
+
+@pytest.mark.parametrize("border", [0, 1])
+@pytest.mark.parametrize("n", [1, 21])
+@pytest.mark.parametrize("method", ["box", "collective"])
+def test_served_error_is_the_sum_over_bins(method, n, border):
+    """Bin by bin and value by value; in luma, root mean squares of a tile's channels add."""
+    certificate = made(n_serve=n, sides=(5, 5), tile=3)
+    y = steps(made(seed=5, sides=(5, 5)).sr)
+    radius = 0.07
+    weights, up, down = quantile_bounds.served_bins(n, Z)
+
+    def errors(shift):
+        total = 0.0
+        for weight, above, below in zip(weights, up, down, strict=True):
+            upper = at(certificate, max(0.0, shift + above))[1]
+            lower = at(certificate, max(0.0, shift + below))[0]
+            total = total + weight * np.maximum((upper - y) ** 2, (y - lower) ** 2) / 255**2
+        return total[:, border : 10 - border, border : 10 - border]
+
+    reference = made(seed=5, sides=(5, 5)).sr
+    if method == "box":
+        found = certificate.psnr(radius, reference, method, border=border)
+        assert found == pytest.approx(db(errors(radius / SIGMA).mean()), abs=1e-6)
+        found = certificate.psnr(radius, reference, method, y=True, border=border)
+        weights_of_luma = np.array([65.481, 128.553, 24.966]) / 255
+        whole = errors(radius / SIGMA)
+        total = 0.0
+        for rows in (slice(0, 6 - border), slice(6 - border, None)):
+            for columns in (slice(0, 6 - border), slice(6 - border, None)):
+                sums = whole[:, rows, columns].sum(axis=(1, 2))
+                total += (weights_of_luma @ np.sqrt(sums)) ** 2
+        assert found == pytest.approx(db(total / whole[0].size), abs=1e-6)
+    else:
+        radii = np.array([0.0, 0.05, radius])
+        table = []
+        for rows in (slice(0, 6), slice(6, 10)):
+            for columns in (slice(0, 6), slice(6, 10)):
+                inside = np.zeros((10, 10))
+                inside[rows, columns] = 1
+                inside = inside[border : 10 - border, border : 10 - border]
+                table.append([(errors(e / SIGMA) * inside).sum() for e in radii])
+        total = quantile_bounds.collective_error(np.array(table), radii, 4)
+        found = certificate.psnr(radius, reference, border=border)
+        assert found == pytest.approx(db(total / 3 / (10 - 2 * border) ** 2), abs=1e-6)
+
+
+def test_pairs_of_levels_are_summed_once(monkeypatch):
+    """The work does not grow with bins: each value meets each pair of levels at most once."""
+    done = []
+    maximum = np.maximum
+
+    def counted(first, second, *rest, **options):
+        result = maximum(first, second, *rest, **options)
+        done.append(result.size)
+        return result
+
+    few = SmoothedSR(LinearSR(), SIGMA, tile=8, halo=2).certify(gentle(0, side=32), n=100)
+    monkeypatch.setattr(np, "maximum", counted)
+    assert few.psnr(0.9 * few.max_radius) > 0
+    assert sum(done) <= few.sr_bytes.size * (len(few.z) + 1) * (len(few.z) + 3)

@@ -72,8 +72,8 @@ def test_pixel_scope_says_nothing_of_images():
         (lambda c: c.psnr(0.1, torch.full((1, 3, 8, 10), torch.nan)), "reference has NaN"),
         (lambda c: c.psnr(0.1, method="sum"), "method must be one of"),
         (lambda c: c.psnr(0.1, norm="l1"), "norm must be one of"),
-        (lambda c: c.psnr(0.1, border=4), "border 4 leaves nothing of 8x10 pixels"),
-        (lambda c: c.psnr(0.1, border=-1), "border -1"),
+        (lambda c: c.psnr(0.1, border=4), "leave some of 8x10 pixels, got 4"),
+        (lambda c: c.psnr(0.1, border=-1), "border must be at least 0"),
         (lambda _: made(channels=1).psnr(0.1, y=True), "y=True needs three channels, got 1"),
     ],
 )

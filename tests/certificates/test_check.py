@@ -10,6 +10,7 @@ import torch
 
 from smoothsr import SmoothedSR, attacks
 from smoothsr.certificates.check import bounds_under, judge
+from smoothsr.certificates.levels import Levels
 from smoothsr.evaluation import conditions
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks/certified_attacks.py"))
@@ -147,3 +148,23 @@ def test_verdicts_on_ideal_predictors_break_no_promise():
     assert int(verdict.outside.sum()) > 0
     assert verdict.holds(0.05)
     assert "ideal mean only" in verdict.text(mean, 0.05)
+
+
+def test_bounds_under_look_up_every_value_once(monkeypatch):
+    case = prepare("LinearSR", 0)
+    looked_up = []
+
+    def counted(self, *arguments, original=Levels.interval):
+        found = original(self, *arguments)
+        looked_up.append(found[0].size)
+        return found
+
+    monkeypatch.setattr(Levels, "interval", counted)
+    bounds_under(case.certificate, torch.full((1, 1, 8, 8), 0.01))
+    assert sum(looked_up) == case.certificate.sr_bytes.size
+
+
+def test_judge_refuses_another_shape():
+    case = prepare("LinearSR", 0)
+    with pytest.raises(ValueError, match="output must be"):
+        judge(case.certificate, torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8))

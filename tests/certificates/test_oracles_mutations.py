@@ -16,8 +16,8 @@ from oracle_checks import (
     steady,  # noqa: F401, a fixture for each test here
 )
 
-from smoothsr.certificates import certificate, quantile_bounds, squared_error
-from smoothsr.certificates.certificate import Certificate
+from smoothsr.certificates import quantile_bounds, squared_error
+from smoothsr.certificates.levels import Levels
 from smoothsr.engine import draws, noise
 
 
@@ -37,15 +37,15 @@ def one_side(alpha, count, values):
     return np.log(alpha / (count * values))
 
 
-def lower_at_rest(self, shift, original=Certificate.interval):
+def lower_at_rest(self, shift, original=Levels.interval):
     return original(self, 0.0)[0], original(self, shift)[1]
 
 
-def error_above(above, below, *rest, original=squared_error._error):
+def error_above(above, below, *rest, original=squared_error._expected_errors):
     return original(above, np.zeros_like(below), *rest)
 
 
-def error_below(above, below, *rest, original=squared_error._error):
+def error_below(above, below, *rest, original=squared_error._expected_errors):
     return original(np.zeros_like(above), below, *rest)
 
 
@@ -96,10 +96,10 @@ def noise_on_copies(sampler, index, n):
         (quantile_bounds, "level_ranks", one_higher, ranks_are_exact),
         (quantile_bounds, "_log_share", one_side, ranks_are_exact),
         (quantile_bounds, "_log_share", one_value, lambda: ideal_bounds_hold("Same", 100)),
-        (Certificate, "interval", lower_at_rest, lambda: ideal_bounds_hold("LinearSR", 50)),
-        (squared_error, "_error", error_above, flips_are_feared),
-        (squared_error, "_error", error_below, flips_are_feared),
-        (certificate, "multiplicity", one_patch, flips_are_feared),
+        (Levels, "interval", lower_at_rest, lambda: ideal_bounds_hold("LinearSR", 50)),
+        (squared_error, "_expected_errors", error_above, flips_are_feared),
+        (squared_error, "_expected_errors", error_below, flips_are_feared),
+        (squared_error, "multiplicity", one_patch, flips_are_feared),
         (
             draws.Sampler,
             "draws",

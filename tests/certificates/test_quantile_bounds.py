@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 from scipy.optimize import linprog
+from scipy.special import betaincinv
 
 from smoothsr.certificates import quantile_bounds
 
@@ -131,15 +132,15 @@ def test_served_shift_of_a_whole_image():
     assert quantile_bounds.served_shift(51, 0.001, 256 * 256 * 3) == pytest.approx(1.0, abs=0.05)
 
 
-@pytest.mark.parametrize(("n", "step"), [(1, 0.5), (5, 0.06), (21, 0.06), (101, 0.3)])
-def test_served_bins_partition_the_level_of_a_median(n, step):
-    weights, up, down = quantile_bounds.served_bins(n, step)
+@pytest.mark.parametrize(("n", "top"), [(1, 0.5), (5, 0.06), (21, 2.3), (101, 0.3), (21, None)])
+def test_served_bins_partition_the_level_of_a_median(n, top):
+    z = np.empty(0) if top is None else np.linspace(0, top, 7)
+    weights, up, down = quantile_bounds.served_bins(n, z)
     assert weights.sum() == pytest.approx(1, abs=1e-12)
     assert (weights >= 0).all()
-    assert max(weights[0], weights[-1]) <= quantile_bounds.TAIL * 1.001
     assert up[-1] == down[0] == np.inf
     assert np.allclose(up[:-1], -down[1:])  # one bin's upper edge is the next one's lower edge
-    assert np.allclose(np.diff(up[:-1]), step)
+    assert np.array_equal(up[:-1], np.unique([*-z, *z]))
     # P(median's level <= edge) is the probability that at least k of n draws lie below.
     below = stats.binom.sf((n + 1) // 2 - 1, n, stats.norm.cdf(up[:-1]))
     assert np.allclose(np.cumsum(weights)[:-1], below, atol=1e-12)
@@ -216,3 +217,16 @@ def test_collective_error_without_attack_or_error():
         errors[:, 0].sum()
     )
     assert quantile_bounds.collective_error(np.zeros((3, 3)), radii, 4) == 0
+
+
+def test_ranks_hold_at_levels_that_lookups_forgive():
+    """Lookups round a shift down to a level that is less by half of SLACK: ranks allow for it."""
+    n, rank, values, alpha = 1000, 700, 1, 0.03
+    share = alpha / (2 * 2 * values)
+    # At this level rank 700 just holds; half of SLACK above it no longer does.
+    z = np.array([stats.norm.ppf(betaincinv(rank, n - rank + 1, share)) - 1e-13, 2.0])
+    shift = z[0] + quantile_bounds.SLACK / 2 - 1e-12
+    assert quantile_bounds.level_index(z, shift) == 0
+    found = quantile_bounds.level_ranks(z, n, alpha, values)[0]
+    assert stats.binom.sf(found - 1, n, stats.norm.cdf(shift)) <= share
+    assert found == rank + 1

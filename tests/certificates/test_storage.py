@@ -49,7 +49,7 @@ def test_files_with_a_changed_byte(tmp_path):
     made().save(path)
     content = path.read_bytes()
     refused = 0
-    places = range(7, len(content), 97)
+    places = range(7, len(content), 7)
     for place in places:
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         try:
@@ -58,7 +58,7 @@ def test_files_with_a_changed_byte(tmp_path):
             refused += 1
         else:  # a byte of the container that says nothing, such as a date
             np.testing.assert_array_equal(loaded.upper, made().upper)
-    assert refused > 0.9 * len(places)
+    assert refused > 0.85 * len(places)
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_files_with_a_changed_byte(tmp_path):
         ("void", True, "was changed"),
         ("n_serve", 2001, "was changed"),
         ("extra", 1, "was changed"),
-        ("format", 2, "format version 2"),
+        ("format", 1, "format version 1"),
         ("format", None, "is no certificate"),
     ],
 )
