@@ -120,7 +120,7 @@ class MSRResNet(nn.Module):
         return self.conv_last(_leaky(self.conv_hr(x))) + base
 
 
-def detect(state: State) -> Found | None:
+def detect(state: State, scale: int | None) -> Found | None:  # noqa: ARG001  the shapes tell it
     """Build the network of an EDSR or MSRResNet state dict; None if it is another's.
 
     Raises:

@@ -15,7 +15,7 @@ import smoothsr.adapters
 from smoothsr.adapters import CheckpointError, LoadedSR, available, load
 from smoothsr.adapters.compact import Compact
 from smoothsr.adapters.fitted import Found
-from smoothsr.adapters.probe import check, doubt
+from smoothsr.adapters.probe import check, range_warning
 
 # file, architecture, scale, then the values of channels and multiple_of
 REAL = [
@@ -126,9 +126,9 @@ def test_a_network_for_255_is_doubted_until_it_is_told(tmp_path):
 def test_an_output_far_off_is_doubted():
     conv = nn.Conv2d(3, 3, 1, bias=False)
     nn.init.dirac_(conv.weight)
-    assert doubt(Found(conv, "", 1, 3)) is None
+    assert range_warning(Found(conv, "", 1, 3)) is None
     conv.weight.data.mul_(10)
-    assert doubt(Found(conv, "odd", 1, 3)).startswith(
+    assert range_warning(Found(conv, "odd", 1, 3)).startswith(
         "odd turns a mean of 0.5 into one of 5: it may be for another range"
     )
 
@@ -175,10 +175,10 @@ def test_names_that_are_none():
 def test_available_names_what_loads():
     rows = available()
     assert [row[0] for row in rows[:2]] == ["builtin", "builtin-clean"]
-    assert {extra for _, _, extra in rows} == {"", "load", "torchsr", "basicsr"}
+    assert {extra for _, _, extra in rows} == {"", "load", "resselt", "torchsr", "basicsr"}
 
 
-EXTRAS = ("spandrel", "torchsr", "basicsr", "torchvision")
+EXTRAS = ("spandrel", "resselt", "torchsr", "basicsr", "torchvision")
 
 
 def test_importing_adapters_imports_no_extra():
@@ -207,8 +207,8 @@ def forget(monkeypatch):
         (
             {},
             ["sfe1"],
-            r"knows no network with the keys sfe1.weight \(4, 4, 1, 1\); .*pip install "
-            r'"smoothsr\[load\]"',
+            r"no network that is installed here has its keys: sfe1.weight \(4, 4, 1, 1\); .*pip "
+            r'install "smoothsr\[load\]"; .* "smoothsr\[resselt\]"; pass arch=',
         ),
         (
             {},
@@ -230,7 +230,8 @@ def forget(monkeypatch):
 def test_a_missing_extra_is_named(options, keys, says, tmp_path, monkeypatch):
     forget(monkeypatch)
     torch.save({f"{key}.weight": torch.ones(4, 4, 1, 1) for key in keys}, tmp_path / "net.pth")
-    with pytest.raises(ImportError, match=says):
+    # An unknown file is what it is; what arch names and isn't there is the package.
+    with pytest.raises(ImportError if options else CheckpointError, match=says):
         load(tmp_path / "net.pth", **options)
     with pytest.raises(ImportError, match=r"smoothsr\[torchsr\]"):
         load("torchsr:carn@x2")
