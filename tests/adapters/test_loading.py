@@ -2,20 +2,27 @@
 extras.
 """
 
+import configparser
 import dataclasses
+import inspect
+import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import smoothsr.adapters
-from smoothsr.adapters import CheckpointError, LoadedSR, available, load
+from smoothsr.adapters import CheckpointError, LoadedSR, available, builtin, checkpoint, load
 from smoothsr.adapters.compact import Compact
 from smoothsr.adapters.fitted import Found
+from smoothsr.adapters.loading import ADAPTERS, Adapter
 from smoothsr.adapters.probe import check, range_warning
+
+ROOT = Path(__file__).parents[2]
 
 # file, architecture, scale, then the values of channels and multiple_of
 REAL = [
@@ -176,6 +183,52 @@ def test_available_names_what_loads():
     rows = available()
     assert [row[0] for row in rows[:2]] == ["builtin", "builtin-clean"]
     assert {extra for _, _, extra in rows} == {"", "load", "resselt", "torchsr", "basicsr"}
+
+
+def signature_of_the_recipe(text: str) -> inspect.Signature:
+    """The signature of detect that a page gives."""
+    members = {"State": checkpoint.State, "Found": Found}
+    exec(re.search(r"^    (def detect\(.*:)$", text, re.MULTILINE)[1] + " ...", members)
+    return inspect.signature(members["detect"])
+
+
+def test_adapters_are_in_one_list_as_contributing_says():
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    recipe = signature_of_the_recipe(text)
+    assert recipe != signature_of_the_recipe("    def detect(state: State) -> Found | None:")
+    for adapter in ADAPTERS:
+        assert inspect.signature(adapter.detect) == recipe, adapter.name
+        assert adapter.detect.__module__ == f"smoothsr.adapters.{adapter.name}"
+        assert (adapter.loads, adapter.extra) in [row[1:] for row in available()]
+    modules = {path.stem: path.read_text("utf-8") for path in (ROOT / "adapters").glob("*.py")}
+    detecting = {name for name, code in modules.items() if re.search("^def detect\\(", code, re.M)}
+    assert detecting == {adapter.name for adapter in ADAPTERS}
+    record = re.search(r"^    (Adapter\(.*\))$", text, re.MULTILINE)[1]
+    assert isinstance(eval(record, {"Adapter": Adapter, "mine": builtin}), Adapter)
+
+
+def test_extras_of_the_adapters_are_in_setup_cfg():
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(ROOT / "setup.cfg")
+    extras = {*config["options.extras_require"]}
+    assert {extra for _, _, extra in available()} - {""} <= extras
+
+
+@pytest.mark.slow
+def test_the_type_checker_sees_load(tmp_path, monkeypatch):
+    api = pytest.importorskip("mypy.api")
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text("from smoothsr.adapters import load\n\nreveal_type(load)\nload(1)\n")
+    monkeypatch.setenv("MYPYPATH", str(ROOT))
+    cache = ROOT / ".mypy_cache"
+    out, err, _ = api.run(
+        ["--config-file=", "--ignore-missing-imports", f"--cache-dir={cache}", str(snippet)]
+    )
+    assert not err
+    revealed = re.search(r'Revealed type is "(.*)"', out)[1]
+    for part in ("spec: ", "arch: ", "value_range: ", "smoothsr.adapters.loading.LoadedSR"):
+        assert part in revealed, out
+    assert 'Argument 1 to "load" has incompatible type "int"' in out
 
 
 EXTRAS = ("spandrel", "resselt", "torchsr", "basicsr", "torchvision")
