@@ -20,8 +20,12 @@ BUILTIN = {
 }
 
 
-def detect(state: State, scale: int | None) -> Found | None:  # noqa: ARG001  the shapes tell it
+def detect(state: State, scale: int | None) -> Found | None:  # noqa: ARG001  its shapes tell it
     """Build the network of a SRVGGNetCompact state dict; None if it is another's.
+
+    Args:
+        state: Keys without a wrapper's prefix.
+        scale: What the user named, which `load` holds the network's against.
 
     Raises:
         CheckpointError: If it is one whose activation the file doesn't tell, or its shapes don't

@@ -33,17 +33,12 @@ WRAPPERS = (
     "generator",
 )
 PREFIXES = ("module.", "_orig_mod.", "model.", "net_g.", "netG.", "generator.")
-GENERATORS = (
-    "net_g.",
-    "netG.",
-    "generator.",
-)  # beside these a file may hold a discriminator, which is left out
+# Beside these a file may hold a discriminator, which is left out.
+GENERATORS = ("net_g.", "netG.", "generator.")
 
 
 class CheckpointError(ValueError):
-    """A file that can't be loaded as a network; says in one line what was found and what to
-    pass.
-    """
+    """A file that can't be loaded as a network: one line says what was found and what to pass."""
 
 
 def read(path: str | Path) -> tuple[State, str]:

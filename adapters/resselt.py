@@ -11,8 +11,12 @@ from .probe import find_sides
 __all__ = ["detect"]
 
 
-def detect(state: State, scale: int | None) -> Found | None:  # noqa: ARG001  the shapes tell it
+def detect(state: State, scale: int | None) -> Found | None:  # noqa: ARG001  its shapes tell it
     """Build the network that resselt sees in a state dict; None if it sees none.
+
+    Args:
+        state: Keys without a wrapper's prefix.
+        scale: What the user named, which `load` holds the network's against.
 
     Raises:
         CheckpointError: If resselt can't build what it sees, or it is no image-to-image network.

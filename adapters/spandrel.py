@@ -17,8 +17,12 @@ from .fitted import ANOTHER, Found
 __all__ = ["detect", "from_descriptor"]
 
 
-def detect(state: State, scale: int | None) -> Found | None:  # noqa: ARG001  the shapes tell it
+def detect(state: State, scale: int | None) -> Found | None:  # noqa: ARG001  its shapes tell it
     """Build the network that spandrel sees in a state dict; None if it sees none.
+
+    Args:
+        state: Keys without a wrapper's prefix.
+        scale: What the user named, which `load` holds the network's against.
 
     Raises:
         CheckpointError: If spandrel can't build what it sees, or it is no image-to-image network.
@@ -40,6 +44,9 @@ def detect(state: State, scale: int | None) -> Found | None:  # noqa: ARG001  th
 def from_descriptor(descriptor: Any) -> Found:
     """Take the network out of a spandrel descriptor, as it is, with the sides that the descriptor
     says it wants.
+
+    Args:
+        descriptor: spandrel's ImageModelDescriptor; any other is refused.
 
     Raises:
         CheckpointError: If it is no image-to-image network, or makes more or fewer channels than it

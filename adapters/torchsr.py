@@ -63,7 +63,12 @@ def detect(state: State, scale: int | None) -> Found | None:
 
 
 def build(spec: str, states: Sequence[State], scale: int | None) -> Found:
-    """Build the network that spec names (after `torchsr:`), with the weights of a file.
+    """Build the network that spec names, with the weights of a file.
+
+    Args:
+        spec: NAME or NAME@xSCALE.
+        states: The file's state dict under several readings of its keys.
+        scale: Of a network whose name and file don't tell.
 
     Raises:
         CheckpointError: If the weights are not that network's, or the scale is needed and None.
@@ -80,8 +85,13 @@ def build(spec: str, states: Sequence[State], scale: int | None) -> Found:
 
 
 def pretrained(spec: str, scale: int | None) -> Found:
-    """Build the network that spec names (after `torchsr:`), with the weights that torchSR
-    publishes, which it downloads once.
+    """Build the network that spec names, with the weights that torchSR publishes.
+
+    They are downloaded once.
+
+    Args:
+        spec: NAME or NAME@xSCALE.
+        scale: Where spec has none.
 
     Raises:
         CheckpointError: If there are none, or they can't be had.

@@ -9,6 +9,7 @@ import torch
 
 from smoothsr.adapters import CheckpointError, GrayAsRGB, load
 from smoothsr.adapters.named import parse
+from smoothsr.cli import main
 
 BLOCK = '''
 import torch
@@ -222,6 +223,7 @@ BAD = [
     ("rfdn.py:RFDN{nf=exit()}", ValueError, "options must be as in"),
     ("rfdn.py:RFDN{**{}}", ValueError, "options must be as in"),
     ("rfdn.py:RFDN{3}", ValueError, "options must be as in"),
+    ("rfdn.py:RFDN{nf=}", ValueError, "options must be as in"),
     ("rfdn.py:RFDN{nf=3)(nf=4}", ValueError, "options must be as in"),
     ("rfdn.py:RFDN nf=3", ValueError, "must be NAME or NAME{option=value}, got RFDN nf=3"),
     ("rfdn.py:RFDN{nf=10}", CheckpointError, r"no RFDN of rfdn.py: head.weight is \(8, 3, 3, 3\)"),
@@ -259,6 +261,35 @@ def test_a_network_that_enlarges_nothing(name, says, folder):
     with pytest.raises(CheckpointError, match=says) as caught:
         load(folder / "weights.pth", arch=f"{folder}/net.py:{name}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("command", [["upscale", "-n", "3"], ["certify", "--n-cert", "100"]])
+def test_commands_take_it_and_name_a_tile_that_fits(command, folder, photo, capsys):
+    save(folder / "weights.pth", folder / "net.py", "Windowed")
+    arguments = ["-m", str(folder / "weights.pth"), "--arch", f"{folder}/net.py:Windowed"]
+    for tile, padded in [("8", True), ("10", False)]:
+        out = folder / f"out{tile}"
+        options = ["-t", tile, "--halo", "1", "-o", str(out), "--device", "cpu"]
+        assert main([*command, str(photo), *arguments, *options]) == 0
+        captured = capsys.readouterr()
+        assert "Windowed of net.py, x3" in captured.out
+        advice = [line for line in captured.out.splitlines() if "of its work is padding" in line]
+        assert len(advice) == padded
+        assert not padded or "tile 10 and halo 1 need no padding" in advice[0]
+        assert [*out.iterdir()]
+
+
+def test_commands_refuse_in_one_line(folder, photo, capsys):
+    save(folder / "weights.pth", folder / "rfdn.py", "RFDN")
+    model = ["-m", str(folder / "weights.pth")]
+    for arch in ("rfdn.py:RFDM", "none.py:RFDN", "rfdn.py:RFDN{nf=", "rfdn.py:RFDN{nf=10}"):
+        assert main(["upscale", str(photo), *model, "--arch", f"{folder}/{arch}"]) == 2
+        captured = capsys.readouterr()
+        assert len(captured.err.splitlines()) == 1
+        assert captured.out == ""
+    torch.save({"body.0.weight": torch.zeros(8, 0, 3, 3)}, folder / "weights.pth")
+    assert main(["models", str(folder / "weights.pth")]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 def test_the_checkpoint_itself_is_never_run(folder):
