@@ -32,7 +32,7 @@ LONG |= {"order_statistics", "_decode"}
 MODULES = [
     path
     for path in sorted((ROOT / "smoothsr").rglob("*.py"))
-    if "adapters" not in path.parts and path != ROOT / "smoothsr/__init__.py"
+    if "adapters" not in path.relative_to(ROOT).parts and path != ROOT / "smoothsr/__init__.py"
 ]
 
 

@@ -20,7 +20,7 @@ from smoothsr.adapters import CheckpointError, LoadedSR, available, builtin, che
 from smoothsr.adapters.compact import Compact
 from smoothsr.adapters.fitted import Found
 from smoothsr.adapters.loading import ADAPTERS, Adapter
-from smoothsr.adapters.probe import check, range_warning
+from smoothsr.adapters.probe import MULTIPLES, check, find_sides, range_warning
 
 ROOT = Path(__file__).parents[2]
 
@@ -152,6 +152,27 @@ def test_the_trial_refuses_what_is_no_enlargement():
     assert check(
         Found(nn.Sequential(conv, nn.BatchNorm2d(3, track_running_stats=False)), "", 1, 3)
     ).singly
+
+
+class Enlarging(nn.Module):
+    """Takes multiples of a number as sides, and one number of channels."""
+
+    def __init__(self, multiple, channels):
+        super().__init__()
+        self.asks = multiple, channels
+
+    def forward(self, x):
+        multiple, channels = self.asks
+        assert x.shape[1] == channels
+        assert x.shape[2] % multiple == x.shape[3] % multiple == 0
+        return nn.functional.interpolate(x, scale_factor=3.0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("multiple", [*MULTIPLES, 10])
+def test_the_trial_finds_the_least_multiple(multiple, channels):
+    network = Enlarging(multiple, channels)
+    assert find_sides(network, "", [3, 1], windows=[10]) == (3, channels, multiple)
 
 
 def test_device_and_random_state():
