@@ -20,12 +20,16 @@ BUILTIN = {
 }
 
 
-def detect(state: State) -> Found | None:
+def detect(state: State, scale: int | None) -> Found | None:  # noqa: ARG001  its shapes tell it
     """Build the network of a SRVGGNetCompact state dict; None if it is another's.
+
+    Args:
+        state: Keys without a wrapper's prefix.
+        scale: What the user named, which `load` holds the network's against.
 
     Raises:
         CheckpointError: If it is one whose activation the file doesn't tell, or its shapes don't
-        fit together.
+            fit together.
     """
     if "body.0.weight" not in state or not all(
         re.fullmatch(r"body\.\d+\.(weight|bias)", key) for key in state
@@ -37,18 +41,16 @@ def detect(state: State) -> Found | None:
             f"its keys reach up to body.{last}, but it holds {len(state)} tensors only"
         )
     features, channels = state["body.0.weight"].shape[:2]
-    scale = isqrt(state.get(f"body.{last}.weight", state["body.0.weight"]).shape[0] // channels)
+    ratio = isqrt(state.get(f"body.{last}.weight", state["body.0.weight"]).shape[0] // channels)
     convolutions = last // 2 - 1
-    if (
-        "body.1.weight" not in state and convolutions >= 0
-    ):  # PReLU is the only activation that stores anything
+    # PReLU is the only activation that stores anything.
+    if "body.1.weight" not in state and convolutions >= 0:
         raise CheckpointError(
             "it is a SRVGGNetCompact with ReLU or leaky ReLU, and doesn't tell which; pass "
             "arch='basicsr:SRVGGNetCompact"
-            f'{{"num_feat": {features}, "num_conv": {convolutions}, "upscale": {scale}, '
+            f'{{"num_feat": {features}, "num_conv": {convolutions}, "upscale": {ratio}, '
             f'"act_type": "relu"}}\' (or "leakyrelu")'
         )
     name = f"SRVGGNetCompact ({features} features, {convolutions} convolutions)"
-    return Found(
-        fill(Compact(channels, features, convolutions, scale), [state], name), name, scale, channels
-    )
+    network = fill(Compact(channels, features, convolutions, ratio), [state], name)
+    return Found(network, name, ratio, channels)

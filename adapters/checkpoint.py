@@ -33,17 +33,12 @@ WRAPPERS = (
     "generator",
 )
 PREFIXES = ("module.", "_orig_mod.", "model.", "net_g.", "netG.", "generator.")
-GENERATORS = (
-    "net_g.",
-    "netG.",
-    "generator.",
-)  # beside these a file may hold a discriminator, which is left out
+# Beside these a file may hold a discriminator, which is left out.
+GENERATORS = ("net_g.", "netG.", "generator.")
 
 
 class CheckpointError(ValueError):
-    """A file that can't be loaded as a network; says in one line what was found and what to
-    pass.
-    """
+    """A file that can't be loaded as a network: one line says what was found and what to pass."""
 
 
 def read(path: str | Path) -> tuple[State, str]:
@@ -73,7 +68,7 @@ def unwrap(loaded: Any) -> State:
     """Take the state dict out of what was stored around it.
 
     Raises:
-        CheckpointError: If there are no tensors by name in it.
+        CheckpointError: If there are no tensors by name in it, or a convolution of 0 channels.
 
     Example:
         >>> zero = torch.zeros(1)
@@ -106,6 +101,12 @@ def unwrap(loaded: Any) -> State:
             f"it holds no tensors by name, its keys are: {keys}; pass the file with the "
             "network's weights"
         )
+    for key, value in state.items():
+        if value.ndim == 4 and not value.numel():  # a convolution's
+            raise CheckpointError(
+                f"its {key} has shape {(*value.shape,)}, which holds no value; pass the file that "
+                "training wrote"
+            )
     return state
 
 
@@ -166,9 +167,8 @@ def _unpickle(data: bytes) -> Any:
             )
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # about the pickle's protocol; what comes of it is either tensors or an error
+            # About the pickle's protocol; what comes of it is either tensors or an error.
+            warnings.simplefilter("ignore")
             return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged pickle can raise anything
         # PyTorch's own text advises to run what is in the file; it is neither passed on nor

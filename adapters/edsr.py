@@ -120,8 +120,12 @@ class MSRResNet(nn.Module):
         return self.conv_last(_leaky(self.conv_hr(x))) + base
 
 
-def detect(state: State) -> Found | None:
+def detect(state: State, scale: int | None) -> Found | None:  # noqa: ARG001  its shapes tell it
     """Build the network of an EDSR or MSRResNet state dict; None if it is another's.
+
+    Args:
+        state: Keys without a wrapper's prefix.
+        scale: What the user named, which `load` holds the network's against.
 
     Raises:
         CheckpointError: If its shapes don't fit together.

@@ -14,7 +14,23 @@ from torch import Tensor, nn
 from .checkpoint import CheckpointError, State
 from .transparent import Transparent
 
-__all__ = ["Fitted", "Found", "fill", "fit"]
+__all__ = [
+    "ANOTHER",
+    "Fitted",
+    "Found",
+    "extend",
+    "fill",
+    "fit",
+    "padded_side",
+    "padding_advice",
+    "padding_share",
+]
+
+# What to pass for a network that isn't known by its keys, in errors.
+ANOTHER = (
+    "arch='basicsr:NAME{...}', or your own class, as in arch='net.py:RFDN{nf=50, upscale=4}' "
+    "(--arch on the command line)"
+)
 
 
 @dataclass
@@ -87,8 +103,7 @@ def fill(network: nn.Module, states: Sequence[State], name: str) -> nn.Module:
     ]
     if problems:
         raise CheckpointError(
-            f"it is no {name}: {'; '.join(problems)}; pass arch='basicsr:NAME{{...}}' if it "
-            "is another"
+            f"it is no {name}: {'; '.join(problems)}; if it is another, pass {ANOTHER}"
         )
     network.load_state_dict(state)
     return network
@@ -117,14 +132,10 @@ class Fitted(Transparent):
     def forward(self, lr: Tensor) -> Tensor:
         """Map lr (B,C,h,w) in [0, 1] to sr (B,C,s*h,s*w), which may leave [0, 1] a little."""
         h, w = lr.shape[-2:]
-        height, width = self._side(h), self._side(w)
+        height, width = (padded_side(side, self.multiple_of, self.minimum_size) for side in (h, w))
         if self.square:
             height = width = max(height, width)
-        x = lr
-        if height > h:
-            x = x.index_select(-2, _reflected(h, height, lr.device))
-        if width > w:
-            x = x.index_select(-1, _reflected(w, width, lr.device))
+        x = extend(extend(lr, -2, height), -1, width)
         if self.value_range != 1:
             x = x * self.value_range
         if self.overwrites and x is lr:
@@ -136,9 +147,6 @@ class Fitted(Transparent):
     def _run(self, x: Tensor) -> Tensor:
         return self.call(self.network, x) if self.call else self.network(x)
 
-    def _side(self, side: int) -> int:
-        return -(-max(side, self.minimum_size) // self.multiple_of) * self.multiple_of
-
     def extra_repr(self) -> str:
         """Name what the network asks for."""
         return (
@@ -147,14 +155,74 @@ class Fitted(Transparent):
         )
 
 
-def _reflected(side: int, padded: int, device: torch.device) -> Tensor:
-    """Index a side of the image up to its end, back to its start, and so on (torch's own reflection
-    stops at one bounce).
+def extend(x: Tensor, axis: int, size: int) -> Tensor:
+    """Continue an axis beyond its end by reflection until it has a size, as often as needed.
+
+    torch's own padding stops at one reflection, and its gradient is not deterministic on CUDA.
+
+    Args:
+        x: Any shape.
+        axis: Which one; a single value is repeated.
+        size: Its new length; a shorter one leaves x as it is.
 
     Example:
-        >>> _reflected(3, 8, torch.device("cpu")).tolist()
+        >>> extend(torch.arange(3), 0, 8).tolist()
         [0, 1, 2, 1, 0, 1, 2, 1]
     """
-    period = max(2 * (side - 1), 1)
-    position = torch.arange(padded, device=device) % period
-    return torch.minimum(position, period - position)
+    while (missing := size - x.shape[axis]) > 0:
+        border = min(1, x.shape[axis] - 1)  # the last value is not repeated, unless it is alone
+        mirrored = x.flip(axis).narrow(axis, border, min(missing, x.shape[axis] - border))
+        x = torch.cat([x, mirrored], axis)
+    return x
+
+
+def padded_side(side: int, multiple_of: int, minimum_size: int) -> int:
+    """Round a side in pixels up to what the network takes.
+
+    Example:
+        >>> padded_side(12, 16, 1)
+        16
+    """
+    return -(-max(side, minimum_size) // multiple_of) * multiple_of
+
+
+def padding_share(side: int, multiple_of: int, minimum_size: int) -> float:
+    """Say which share of the pixels of a padded square patch is padding, 0 to 1.
+
+    Example:
+        >>> padding_share(12, 16, 1)
+        0.4375
+    """
+    return 1 - (side / padded_side(side, multiple_of, minimum_size)) ** 2
+
+
+def padding_advice(multiple_of: int, minimum_size: int, tile: int | None, halo: int) -> str | None:
+    """Name a tile that needs no padding, in one sentence; None where the given one needs none.
+
+    The network computes as much for the tile that is named as for the padded one, of which fewer
+    cover the image.
+
+    Args:
+        multiple_of: Of `LoadedSR`.
+        minimum_size: Of `LoadedSR`.
+        tile: Side of the tiles in LR pixels; None (or 0): the whole image.
+        halo: LR pixels that a patch reads beyond its tile on every side.
+
+    Example:
+        >>> print(padding_advice(16, 1, 8, 2))
+        tile 8 and halo 2 make patches of 12 pixels, which this network pads to 16: 44% of its \
+work is padding, and it computes 4.0 pixels for each of the image; tile 12 and halo 2 need no \
+padding (1.8 pixels)
+    """
+    side = (tile or 0) + 2 * halo
+    padded = padded_side(side, multiple_of, minimum_size)
+    if not tile or padded == side:
+        return None
+    better = padded - 2 * halo
+    share = padding_share(side, multiple_of, minimum_size)
+    return (
+        f"tile {tile} and halo {halo} make patches of {side} pixels, which this network pads to "
+        f"{padded}: {share:.0%} of its work is padding, and it computes {(padded / tile) ** 2:.1f} "
+        f"pixels for each of the image; tile {better} and halo {halo} need no padding "
+        f"({(padded / better) ** 2:.1f} pixels)"
+    )

@@ -1,18 +1,66 @@
 """From a name or a file to a network that is ready for smoothing."""
 
 import os
+import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import nn
 
-from . import basicsr_archs, builtin, edsr, probe, spandrel, torchsr
+from . import basicsr_archs, builtin, edsr, own_class, probe, resselt, spandrel, torchsr
 from .checkpoint import CheckpointError, State, describe, read, spellings
-from .fitted import Found, fit
+from .fitted import ANOTHER, Found, fit
 
-__all__ = ["LoadedSR", "available", "load"]
+__all__ = ["ADAPTERS", "Adapter", "LoadedSR", "available", "load"]
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """What knows networks by their keys.
+
+    Args:
+        name: Of its module.
+        detect: Builds the network of a state dict, whose scale is given where the user named one;
+            None if the keys are another's.
+        extra: The extra of this package that it needs, or "".
+        loads: The architectures that it knows, for `available`.
+    """
+
+    name: str
+    detect: Callable[[State, int | None], Found | None]
+    extra: str
+    loads: str
+
+
+# In the order in which they are asked.
+ADAPTERS = (
+    Adapter("builtin", builtin.detect, "", "SRVGGNetCompact"),
+    Adapter("edsr", edsr.detect, "", "EDSR, MSRResNet; EDSR of torchSR"),
+    Adapter(
+        "torchsr",
+        torchsr.detect,
+        "torchsr",
+        "NinaSR, CARN (with scale), RCAN, RDN, VDSR (with scale)",
+    ),
+    Adapter(
+        "spandrel",
+        spandrel.detect,
+        "load",
+        "the 42 architectures of spandrel: ESRGAN, SwinIR, HAT, DAT, SPAN, SAFMN, RCAN ...",
+    ),
+    Adapter(
+        "resselt",
+        resselt.detect,
+        "resselt",
+        "more architectures, of resselt: RTMoSR, MoSRv2, GateR, FIGSR, SPANPlus, EIMN ...",
+    ),
+)
+
+# What builds a network that arch names by its family.
+FAMILIES = {"torchsr": torchsr.build, "basicsr": basicsr_archs.build}
 
 
 @dataclass(frozen=True)
@@ -63,18 +111,23 @@ def load(
     Args:
         spec: "builtin", "builtin-clean", a path to a .pth, .pt, .ckpt or .safetensors file, or
             "torchsr:NAME@xSCALE" for torchSR's own weights.
-        arch: Names the architecture of a file: "torchsr:NAME", or 'basicsr:NAME{"option": value}'
-            for any that an installed BasicSR knows. None finds out.
+        arch: Names the architecture of a file: "torchsr:NAME"; "basicsr:NAME{option=value}" for any
+            that an installed BasicSR knows; or "net.py:RFDN{nf=50, upscale=4}" for a class of your
+            own, in a Python file of yours, which is run. Options may be in JSON too. None finds
+            out.
         scale: Needed where one file serves several scales (CARN, VDSR); checked otherwise.
         device: Where the model shall be; None is the CPU.
         value_range: 255 for a network that wants [0, 255], which few files tell; None takes the
-            usual one.
+            usual one, or for a class of your own that of a trial run.
+
+    Warns:
+        UserWarning: If a trial run looks as if value_range were another.
 
     Raises:
-        CheckpointError: If the file holds no network that is known, is damaged, or is not what arch
-        or scale say.
-        OSError: If the file can't be read.
-        ImportError: If a package is missing; says the pip line.
+        CheckpointError: If the file holds no network that is known here, is damaged, or is not what
+            arch or scale say; names the packages, with their pip lines, that may know it.
+        OSError: If the file, or that of arch, can't be read.
+        ImportError: If the package that spec or arch names is missing; says the pip line.
         ValueError: If arch, scale or value_range make no sense.
 
     Example:
@@ -85,9 +138,8 @@ def load(
     source = os.fspath(spec)
     if value_range not in (None, 1, 255):
         raise ValueError(f"value_range must be 1 or 255, got {value_range}")
-    with torch.random.fork_rng(
-        devices=[]
-    ):  # networks draw initial weights before they get the file's
+    # Networks draw initial weights before they get the file's.
+    with torch.random.fork_rng(devices=[]):
         try:
             found, sha256 = _find(source, arch, scale)
             if scale not in (None, found.scale):
@@ -96,9 +148,9 @@ def load(
             found = probe.check(replace(found, value_range=float(value_range or found.value_range)))
         except CheckpointError as error:
             raise CheckpointError(f"{source}: {error}") from error
-        doubt = probe.doubt(found) if value_range is None else None
-    if doubt:
-        warnings.warn(f"{source}: {doubt}", stacklevel=2)
+        warning = probe.range_warning(found) if value_range is None else None
+    if warning:
+        warnings.warn(f"{source}: {warning}", stacklevel=2)
     return LoadedSR(
         model=fit(found),
         scale=found.scale,
@@ -120,30 +172,28 @@ def available() -> list[tuple[str, str, str]]:
         ('builtin', 'SRVGGNetCompact x4, trained with noise for smoothing', '')
     """
     file = "FILE (.pth .pt .ckpt .safetensors)"
+    named = f"{file} and arch="
     return [
         ("builtin", "SRVGGNetCompact x4, trained with noise for smoothing", ""),
         ("builtin-clean", "the same network, trained without noise, for comparison", ""),
-        (file, "SRVGGNetCompact, EDSR, MSRResNet; EDSR of torchSR", ""),
-        (
-            file,
-            "the 42 architectures of spandrel: ESRGAN, SwinIR, HAT, DAT, SPAN, SAFMN, RCAN ...",
-            "load",
-        ),
-        (file, "NinaSR, CARN (with scale), RCAN, RDN, VDSR (with scale)", "torchsr"),
+        *((file, adapter.loads, adapter.extra) for adapter in ADAPTERS),
         ("torchsr:NAME@xSCALE", f"torchSR's own weights: {', '.join(torchsr.NAMES)}", "torchsr"),
-        (file + " and arch='torchsr:NAME'", "a file for one of these", "torchsr"),
+        (f"{named}'torchsr:NAME'", "a file for one of these", "torchsr"),
         (
-            file + " and arch='basicsr:NAME{...}'",
-            "any architecture of an installed BasicSR, options in JSON",
+            f"{named}'basicsr:NAME{{option=value}}'",
+            "any architecture of an installed BasicSR, with its options",
             "basicsr",
+        ),
+        (
+            f"{named}'FILE.py:CLASS{{option=value}}'",
+            "a class of your own, in a Python file that is run",
+            "",
         ),
     ]
 
 
 def _find(source: str, arch: str | None, scale: int | None) -> tuple[Found, str | None]:
-    family, _, rest = (arch or "").partition(":")
-    if family not in ("", "torchsr", "basicsr") or (arch and not rest):
-        raise ValueError(f"arch must be torchsr:NAME or basicsr:NAME{{...}}, got {arch}")
+    build = _builder(arch) if arch else None
     if source.startswith("basicsr:"):
         raise ValueError(
             f"{source} names an architecture without weights; pass a file of them and "
@@ -163,24 +213,48 @@ def _find(source: str, arch: str | None, scale: int | None) -> tuple[Found, str 
         )
     state, sha256 = read(path)
     states = spellings(state)
-    if family == "torchsr":
-        return torchsr.build(rest, states, scale), sha256
-    if family == "basicsr":
-        return basicsr_archs.build(rest, states, scale), sha256
-    found = _detect(states, scale) or spandrel.detect(states)
-    if found:
-        return found, sha256
-    raise CheckpointError(
-        f"no known network has its keys: {describe(states[-1])}; pass arch='torchsr:NAME' or "
-        f"arch='basicsr:NAME{{...}}', or build "
-        "the network yourself and give it to SmoothedSR"
+    return build(states, scale) if build else _detect(states, scale), sha256
+
+
+def _builder(arch: str) -> Callable[[Sequence[State], int | None], Found]:
+    """What builds the network that arch names, given the file's states and the scale."""
+    family, _, spec = arch.partition(":")
+    if family in FAMILIES and spec:
+        return partial(FAMILIES[family], spec)
+    if re.fullmatch(own_class.PATTERN, arch, re.DOTALL):
+        return partial(own_class.build, arch)
+    raise ValueError(
+        "arch must be torchsr:NAME, basicsr:NAME{...}, or your own class as in "
+        f"net.py:RFDN{{nf=50, upscale=4}}, got {arch}"
     )
 
 
-def _detect(states: Sequence[State], scale: int | None) -> Found | None:
+def _detect(states: Sequence[State], scale: int | None) -> Found:
+    """Ask one adapter after the other."""
+    untried = []
+    for adapter in ADAPTERS:
+        try:
+            found = _ask(adapter, states, scale)
+        except ImportError as error:
+            untried.append(str(error))
+            continue
+        if found:
+            return found
+    raise CheckpointError(
+        "; ".join(
+            [
+                f"no network that is installed here has its keys: {describe(states[-1])}",
+                *untried,
+                f"pass arch='torchsr:NAME', {ANOTHER}; or give the network to SmoothedSR yourself",
+            ]
+        )
+    )
+
+
+def _ask(adapter: Adapter, states: Sequence[State], scale: int | None) -> Found | None:
     for state in states:
         try:
-            found = builtin.detect(state) or edsr.detect(state) or torchsr.detect(state, scale)
+            found = adapter.detect(state, scale)
         except (CheckpointError, ImportError):
             raise
         except Exception as error:  # known keys, but shapes that no hyper-parameters explain

@@ -6,21 +6,23 @@ its networks are used here; what sides a network wants is kept by `Fitted`.
 """
 
 import warnings
-from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .checkpoint import CheckpointError, State, describe
-from .fitted import Found
+from .checkpoint import CheckpointError, State
+from .fitted import ANOTHER, Found
 
 __all__ = ["detect", "from_descriptor"]
 
 
-def detect(states: Sequence[State]) -> Found | None:
-    """Build the network that spandrel sees in the first of the state dicts in which it sees any;
-    None if in none.
+def detect(state: State, scale: int | None) -> Found | None:  # noqa: ARG001  its shapes tell it
+    """Build the network that spandrel sees in a state dict; None if it sees none.
+
+    Args:
+        state: Keys without a wrapper's prefix.
+        scale: What the user named, which `load` holds the network's against.
 
     Raises:
         CheckpointError: If spandrel can't build what it sees, or it is no image-to-image network.
@@ -30,15 +32,12 @@ def detect(states: Sequence[State]) -> Found | None:
         import spandrel
     except ImportError as error:
         raise ImportError(
-            f"the package itself knows no network with the keys {describe(states[-1])}; "
-            "spandrel knows 42 more architectures: "
-            'pip install "smoothsr[load]"'
+            'spandrel knows 42 more architectures: pip install "smoothsr[load]"'
         ) from error
 
-    for state in states:
-        for support in spandrel.MAIN_REGISTRY.architectures("detection"):
-            if support.detect(state):
-                return _build(support.architecture, state)
+    for support in spandrel.MAIN_REGISTRY.architectures("detection"):
+        if support.detect(state):
+            return _build(support.architecture, state)
     return None
 
 
@@ -46,9 +45,12 @@ def from_descriptor(descriptor: Any) -> Found:
     """Take the network out of a spandrel descriptor, as it is, with the sides that the descriptor
     says it wants.
 
+    Args:
+        descriptor: spandrel's ImageModelDescriptor; any other is refused.
+
     Raises:
         CheckpointError: If it is no image-to-image network, or makes more or fewer channels than it
-        takes.
+            takes.
     """
     from spandrel import ImageModelDescriptor
 
@@ -83,15 +85,14 @@ def from_descriptor(descriptor: Any) -> Found:
 def _build(architecture: Any, state: State) -> Found:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore"
-            )  # about the code of the architectures, which is nothing that a user could mend
+            # About the code of the architectures, which is nothing that a user could mend.
+            warnings.simplefilter("ignore")
             descriptor = architecture.load(dict(state))
     except Exception as error:  # whatever the reading of hyper-parameters off odd shapes raises
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(
-            f"its keys are of {architecture.name}, but it can't be built: {reason}; pass "
-            f"arch='basicsr:NAME{{...}}' for another"
+            f"its keys are of {architecture.name}, but it can't be built: {reason}; if it is "
+            f"another, pass {ANOTHER}"
         ) from error
     found = from_descriptor(descriptor)
     _make_differentiable(found.network)

@@ -54,12 +54,7 @@ def detect(state: State, scale: int | None) -> Found | None:
     recipe = _recognize(state)
     if recipe is None:
         return None
-    try:
-        module = _installed(recipe.module, recipe.kind)
-    except ImportError:
-        if recipe.kind == "RCAN":
-            return None  # spandrel knows it too
-        raise
+    module = _installed(recipe.module, recipe.kind)
     options = {**recipe.options, "scale": recipe.options["scale"] or _needed(recipe.kind, scale)}
     name = f"torchSR {recipe.kind}"
     return _found(
@@ -68,7 +63,12 @@ def detect(state: State, scale: int | None) -> Found | None:
 
 
 def build(spec: str, states: Sequence[State], scale: int | None) -> Found:
-    """Build the network that spec names (after `torchsr:`), with the weights of a file.
+    """Build the network that spec names, with the weights of a file.
+
+    Args:
+        spec: NAME or NAME@xSCALE.
+        states: The file's state dict under several readings of its keys.
+        scale: Of a network whose name and file don't tell.
 
     Raises:
         CheckpointError: If the weights are not that network's, or the scale is needed and None.
@@ -85,8 +85,13 @@ def build(spec: str, states: Sequence[State], scale: int | None) -> Found:
 
 
 def pretrained(spec: str, scale: int | None) -> Found:
-    """Build the network that spec names (after `torchsr:`), with the weights that torchSR
-    publishes, which it downloads once.
+    """Build the network that spec names, with the weights that torchSR publishes.
+
+    They are downloaded once.
+
+    Args:
+        spec: NAME or NAME@xSCALE.
+        scale: Where spec has none.
 
     Raises:
         CheckpointError: If there are none, or they can't be had.
@@ -107,71 +112,119 @@ def pretrained(spec: str, scale: int | None) -> Found:
     return _found(network, f"torchSR {name}", scale)
 
 
+class Shapes:
+    """What a state dict's keys and shapes tell.
+
+    Args:
+        state: Keys without a wrapper's prefix.
+    """
+
+    def __init__(self, state: State) -> None:
+        self.state = state
+
+    def has(self, *keys: str) -> bool:
+        """Whether there is a weight of each of these names."""
+        return all(f"{key}.weight" in self.state for key in keys)
+
+    def outputs(self, key: str) -> int:
+        """How many channels a layer makes."""
+        return self.state[f"{key}.weight"].shape[0]
+
+    def count(self, pattern: str) -> int:
+        """How many different indices stand at the pattern's group."""
+        return len({match[1] for key in self.state if (match := re.match(pattern, key))})
+
+
 def _recognize(state: State) -> Recipe | None:
     """Tell torchSR's architectures by keys that only they have, and read their hyper-parameters off
     the shapes.
     """
+    recipes = (read(Shapes(state)) for read in (_carn, _rdn, _ninasr, _edsr, _rcan, _vdsr))
+    return next((recipe for recipe in recipes if recipe), None)
 
-    def outputs(key: str) -> int:
-        return state[f"{key}.weight"].shape[0]
 
-    def count(pattern: str) -> int:
-        return len({match[1] for key in state if (match := re.match(pattern, key))})
+def _carn(shapes: Shapes) -> Recipe | None:
+    if not shapes.has("b1.c1.body.0", "upsample.up2.body.0", "upsample.up4.body.0"):
+        return None
+    return Recipe("carn", "CARNM" if shapes.has("b1.b1.body.4") else "CARN", {"scale": None})
 
-    def has(*keys: str) -> bool:
-        return all(f"{key}.weight" in state for key in keys)
 
-    if has("b1.c1.body.0", "upsample.up2.body.0", "upsample.up4.body.0"):
-        return Recipe("carn", "CARNM" if has("b1.b1.body.4") else "CARN", {"scale": None})
-    sizes: dict[str, Any]
-    if has("sfe1", "rdbs.0.layers.0.conv", "rdbs.0.lff", "upscale.0", "output"):
-        growth = outputs("rdbs.0.layers.0.conv")
-        sizes = {
-            "G0": outputs("sfe1"),
-            "D": count(r"rdbs\.(\d+)\."),
-            "C": count(r"rdbs\.0\.layers\.(\d+)\."),
-            "G": growth,
-        }
-        return Recipe(
-            "rdn",
-            "RDN",
-            {"scale": 4 if has("upscale.2") else isqrt(outputs("upscale.0") // growth), **sizes},
-        )
-    if has("head.1", "body.0.body.2.body.1", "tail.0"):
-        features = outputs("head.1")
-        sizes = {
-            "n_resblocks": count(r"body\.(\d+)\."),
-            "n_feats": features,
-            "expansion": outputs("body.0.body.0") / features,
-        }
-        return Recipe("ninasr", "NinaSR", {"scale": isqrt(outputs("tail.0") // 3), **sizes})
-    if has("head.0", "tail.0.0", "tail.1", "sub_mean"):
-        features = outputs("head.0")
-        sizes = {
-            "n_feats": features,
-            "scale": 3 if outputs("tail.0.0") == 9 * features else 2 ** count(r"tail\.0\.(\d+)\."),
-        }
-        blocks = count(r"body\.(\d+)\.body\.")
-        if not has("body.0.body.0.body.3.conv_du.0"):
-            return Recipe(
-                "edsr",
-                "EDSR",
-                {"n_resblocks": blocks, "res_scale": 0.1 if features == 256 else 1.0, **sizes},
-            )
-        sizes |= {"n_resgroups": blocks, "n_resblocks": count(r"body\.0\.body\.(\d+)\.body\.")}
-        return Recipe(
-            "rcan",
-            "RCAN",
-            {"reduction": features // outputs("body.0.body.0.body.3.conv_du.0"), **sizes},
-        )
-    if has("body.0", "body.2", "sub_mean", "add_mean"):
-        sizes = {
-            "n_resblocks": count(r"body\.(\d+)\."),
-            "n_feats": outputs("body.0"),
-            "pretrained": False,
-        }
-        return Recipe("vdsr", "VDSR", {"scale": None, **sizes})
-    return None
+def _rdn(shapes: Shapes) -> Recipe | None:
+    first = "rdbs.0.layers.0.conv"
+    if not shapes.has("sfe1", first, "rdbs.0.lff", "upscale.0", "output"):
+        return None
+    growth = shapes.outputs(first)
+    last = shapes.outputs("upscale.0")
+    options = {
+        "scale": 4 if shapes.has("upscale.2") else isqrt(last // growth),
+        "G0": shapes.outputs("sfe1"),
+        "D": shapes.count(r"rdbs\.(\d+)\."),
+        "C": shapes.count(r"rdbs\.0\.layers\.(\d+)\."),
+        "G": growth,
+    }
+    return Recipe("rdn", "RDN", options)
+
+
+def _ninasr(shapes: Shapes) -> Recipe | None:
+    if not shapes.has("head.1", "body.0.body.2.body.1", "tail.0"):
+        return None
+    features = shapes.outputs("head.1")
+    options = {
+        "scale": isqrt(shapes.outputs("tail.0") // 3),
+        "n_resblocks": shapes.count(r"body\.(\d+)\."),
+        "n_feats": features,
+        "expansion": shapes.outputs("body.0.body.0") / features,
+    }
+    return Recipe("ninasr", "NinaSR", options)
+
+
+ATTENTION = "body.0.body.0.body.3.conv_du.0"  # a layer of RCAN's that EDSR has not
+
+
+def _edsr(shapes: Shapes) -> Recipe | None:
+    if not shapes.has("head.0", "tail.0.0", "tail.1", "sub_mean") or shapes.has(ATTENTION):
+        return None
+    features = shapes.outputs("head.0")
+    options = {
+        "scale": _shuffled(shapes, features),
+        "n_feats": features,
+        "n_resblocks": shapes.count(r"body\.(\d+)\.body\."),
+        "res_scale": 0.1 if features == 256 else 1.0,
+    }
+    return Recipe("edsr", "EDSR", options)
+
+
+def _rcan(shapes: Shapes) -> Recipe | None:
+    if not shapes.has("head.0", "tail.0.0", "tail.1", "sub_mean", ATTENTION):
+        return None
+    features = shapes.outputs("head.0")
+    options = {
+        "scale": _shuffled(shapes, features),
+        "n_feats": features,
+        "n_resgroups": shapes.count(r"body\.(\d+)\.body\."),
+        "n_resblocks": shapes.count(r"body\.0\.body\.(\d+)\.body\."),
+        "reduction": features // shapes.outputs(ATTENTION),
+    }
+    return Recipe("rcan", "RCAN", options)
+
+
+def _shuffled(shapes: Shapes, features: int) -> int:
+    """The scale of one pixel shuffle by 3, or of several by 2."""
+    if shapes.outputs("tail.0.0") == 9 * features:
+        return 3
+    return 2 ** shapes.count(r"tail\.0\.(\d+)\.")
+
+
+def _vdsr(shapes: Shapes) -> Recipe | None:
+    if not shapes.has("body.0", "body.2", "sub_mean", "add_mean"):
+        return None
+    options = {
+        "scale": None,
+        "n_resblocks": shapes.count(r"body\.(\d+)\."),
+        "n_feats": shapes.outputs("body.0"),
+        "pretrained": False,
+    }
+    return Recipe("vdsr", "VDSR", options)
 
 
 def _parse(spec: str, scale: int | None) -> tuple[str, int | None]:

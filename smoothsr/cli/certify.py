@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from smoothsr.adapters.fitted import padding_advice
 from smoothsr.cli.smoother import (
     UserError,
     bar,
@@ -49,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     tolerance = args.tolerance / 255
 
     print(f"{loaded.name}, x{loaded.scale}; predictor: {predictor(args)}")
+    if advice := padding_advice(loaded.multiple_of, loaded.minimum_size, args.tile, args.halo):
+        print(advice)
     lr = picture.pixels.to(device)
     with precision(args, device), bar(args.input.name) as progress:
         certificate = smoothed.certify(

@@ -22,7 +22,7 @@ def run(args: argparse.Namespace) -> int:
             count = sum(parameter.numel() for parameter in loaded.model.parameters())
             print(
                 f"{spec}: {loaded.name}, x{loaded.scale}, {loaded.channels} channels, "
-                f"{count:,} parameters"
+                f"{count:,} parameters, values up to {loaded.value_range:g}"
             )
         except (ValueError, OSError, ImportError) as error:
             failed += 1

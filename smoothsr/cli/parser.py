@@ -323,7 +323,9 @@ def _network(command: argparse.ArgumentParser) -> None:
         "-s", "--scale", type=int, help="for checkpoints that serve several scales"
     )
     command.add_argument(
-        "--arch", help="for checkpoints that don't tell: torchsr:NAME or basicsr:NAME{options}"
+        "--arch",
+        help="for checkpoints that don't tell: torchsr:NAME, basicsr:NAME{option=value}, or a "
+        "class of your own as in 'net.py:RFDN{nf=50, upscale=4}', whose file is run",
     )
 
 

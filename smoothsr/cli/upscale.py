@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from smoothsr.adapters.fitted import padding_advice
 from smoothsr.cli.smoother import (
     FAILURES,
     UserError,
@@ -36,6 +37,8 @@ def run(args: argparse.Namespace) -> int:
         )
     loaded, device = load(args)
     print(f"{loaded.name}, x{loaded.scale}; predictor: {predictor(args)}")
+    if advice := padding_advice(loaded.multiple_of, loaded.minimum_size, args.tile, args.halo):
+        print(advice)
     failed = skipped = 0
     for position, (path, target) in enumerate(zip(paths, targets, strict=True), 1):
         if args.skip_existing and target.exists():

@@ -186,6 +186,14 @@ def _bad(kind, path, marker, good):
             {key: good[key] for key in good if key != "body.2.bias"},
             "1 are missing (body.2.bias ...)",
         ),
+        "no channels": (
+            {**good, "body.0.weight": torch.zeros(8, 0, 3, 3)},
+            "body.0.weight has shape (8, 0, 3, 3), which holds no value",
+        ),
+        "no features": (
+            {key: value[:0] for key, value in good.items()},
+            "body.0.weight has shape (0, 3, 3, 3), which holds no value",
+        ),
         "long": ({**good, "body.99999999.weight": torch.zeros(1)}, "reach up to body.99999999"),
         "nan": ({key: value * float("nan") for key, value in good.items()}, "not finite"),
         "activation": (
@@ -207,7 +215,7 @@ KINDS = """missing, folder, empty, html, text, lfs, magic, text pickle, pickle, 
 safetensors, torchscript, zip, empty dict, no weights, tensor, list, unknown, module, namespace,
 evil,
 shape,
-flat shape, gap, long, nan, activation,
+flat shape, no channels, no features, gap, long, nan, activation,
 truncated, truncated legacy"""
 
 

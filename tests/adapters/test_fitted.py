@@ -4,14 +4,24 @@ outside.
 
 import copy
 import pickle
+import re
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from smoothsr.adapters import GrayAsRGB
-from smoothsr.adapters.fitted import Fitted, Found, fit
+from smoothsr.adapters.fitted import (
+    Fitted,
+    Found,
+    extend,
+    fit,
+    padded_side,
+    padding_advice,
+    padding_share,
+)
 
 
 class Fussy(nn.Module):
@@ -76,6 +86,42 @@ def test_pads_larger_than_the_side_bounce(lr):
     model(lr[..., :3, :2])
     assert torch.equal(seen[0][..., :, 0], lr[..., [0, 1, 2, 1, 0, 1, 2, 1, 0], 0])
     assert torch.equal(seen[0][..., 0, :], lr[..., 0, [0, 1, 0, 1, 0, 1, 0, 1, 0]])
+
+
+@pytest.mark.parametrize(
+    ("side", "size"), [(1, 5), (2, 9), (3, 3), (5, 4), (5, 9), (5, 10), (4, 31)]
+)
+def test_extend_is_numpys_reflection(side, size):
+    x = torch.rand(2, side, 3, generator=torch.Generator().manual_seed(0))
+    expected = np.pad(x.numpy(), ((0, 0), (0, max(size - side, 0)), (0, 0)), "reflect")
+    assert np.array_equal(extend(x, 1, size).numpy(), expected)
+    assert np.array_equal(extend(x, -2, size).numpy(), expected)
+
+
+@pytest.mark.parametrize("multiple", [1, 7, 8, 16])
+@pytest.mark.parametrize("minimum", [1, 64])
+def test_the_advised_tile_needs_no_padding_and_is_no_more_work(multiple, minimum):
+    for tile, halo in [(8, 2), (8, 4), (12, 2), (64, 4), (5, 0), (1, 33)]:
+        padded = padded_side(tile + 2 * halo, multiple, minimum)
+        share = padding_share(tile + 2 * halo, multiple, minimum)
+        said = padding_advice(multiple, minimum, tile, halo)
+        if padded == tile + 2 * halo:
+            assert said is None
+            assert share == 0
+            continue
+        seen = []
+        model = fitted(multiple_of=multiple, minimum_size=minimum)
+        model.network.register_forward_pre_hook(lambda _, inputs, seen=seen: seen.append(inputs[0]))
+        model(torch.zeros(1, 3, tile + 2 * halo, tile + 2 * halo))
+        assert share == pytest.approx(1 - (tile + 2 * halo) ** 2 / seen[0][0, 0].numel())
+        better = int(re.search(rf"tile (\d+) and halo {halo} need no padding", said)[1])
+        assert padding_advice(multiple, minimum, better, halo) is None
+        assert tile < better == padded - 2 * halo
+        assert f"{share:.0%} of its work is padding" in said
+
+
+def test_whole_images_get_no_advice():
+    assert padding_advice(16, 64, None, 2) is padding_advice(16, 64, 0, 2) is None
 
 
 def test_a_network_that_asks_for_nothing_stays_bare():

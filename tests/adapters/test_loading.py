@@ -2,20 +2,27 @@
 extras.
 """
 
+import configparser
 import dataclasses
+import inspect
+import re
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
 import smoothsr.adapters
-from smoothsr.adapters import CheckpointError, LoadedSR, available, load
+from smoothsr.adapters import CheckpointError, LoadedSR, available, builtin, checkpoint, load
 from smoothsr.adapters.compact import Compact
 from smoothsr.adapters.fitted import Found
-from smoothsr.adapters.probe import check, doubt
+from smoothsr.adapters.loading import ADAPTERS, Adapter
+from smoothsr.adapters.probe import MULTIPLES, check, find_sides, range_warning
+
+ROOT = Path(__file__).parents[2]
 
 # file, architecture, scale, then the values of channels and multiple_of
 REAL = [
@@ -126,9 +133,9 @@ def test_a_network_for_255_is_doubted_until_it_is_told(tmp_path):
 def test_an_output_far_off_is_doubted():
     conv = nn.Conv2d(3, 3, 1, bias=False)
     nn.init.dirac_(conv.weight)
-    assert doubt(Found(conv, "", 1, 3)) is None
+    assert range_warning(Found(conv, "", 1, 3)) is None
     conv.weight.data.mul_(10)
-    assert doubt(Found(conv, "odd", 1, 3)).startswith(
+    assert range_warning(Found(conv, "odd", 1, 3)).startswith(
         "odd turns a mean of 0.5 into one of 5: it may be for another range"
     )
 
@@ -145,6 +152,27 @@ def test_the_trial_refuses_what_is_no_enlargement():
     assert check(
         Found(nn.Sequential(conv, nn.BatchNorm2d(3, track_running_stats=False)), "", 1, 3)
     ).singly
+
+
+class Enlarging(nn.Module):
+    """Takes multiples of a number as sides, and one number of channels."""
+
+    def __init__(self, multiple, channels):
+        super().__init__()
+        self.asks = multiple, channels
+
+    def forward(self, x):
+        multiple, channels = self.asks
+        assert x.shape[1] == channels
+        assert x.shape[2] % multiple == x.shape[3] % multiple == 0
+        return nn.functional.interpolate(x, scale_factor=3.0)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("multiple", [*MULTIPLES, 10])
+def test_the_trial_finds_the_least_multiple(multiple, channels):
+    network = Enlarging(multiple, channels)
+    assert find_sides(network, "", [3, 1], windows=[10]) == (3, channels, multiple)
 
 
 def test_device_and_random_state():
@@ -175,10 +203,56 @@ def test_names_that_are_none():
 def test_available_names_what_loads():
     rows = available()
     assert [row[0] for row in rows[:2]] == ["builtin", "builtin-clean"]
-    assert {extra for _, _, extra in rows} == {"", "load", "torchsr", "basicsr"}
+    assert {extra for _, _, extra in rows} == {"", "load", "resselt", "torchsr", "basicsr"}
 
 
-EXTRAS = ("spandrel", "torchsr", "basicsr", "torchvision")
+def signature_of_the_recipe(text: str) -> inspect.Signature:
+    """The signature of detect that a page gives."""
+    members = {"State": checkpoint.State, "Found": Found}
+    exec(re.search(r"^    (def detect\(.*:)$", text, re.MULTILINE)[1] + " ...", members)
+    return inspect.signature(members["detect"])
+
+
+def test_adapters_are_in_one_list_as_contributing_says():
+    text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
+    recipe = signature_of_the_recipe(text)
+    assert recipe != signature_of_the_recipe("    def detect(state: State) -> Found | None:")
+    for adapter in ADAPTERS:
+        assert inspect.signature(adapter.detect) == recipe, adapter.name
+        assert adapter.detect.__module__ == f"smoothsr.adapters.{adapter.name}"
+        assert (adapter.loads, adapter.extra) in [row[1:] for row in available()]
+    modules = {path.stem: path.read_text("utf-8") for path in (ROOT / "adapters").glob("*.py")}
+    detecting = {name for name, code in modules.items() if re.search("^def detect\\(", code, re.M)}
+    assert detecting == {adapter.name for adapter in ADAPTERS}
+    record = re.search(r"^    (Adapter\(.*\))$", text, re.MULTILINE)[1]
+    assert isinstance(eval(record, {"Adapter": Adapter, "mine": builtin}), Adapter)
+
+
+def test_extras_of_the_adapters_are_in_setup_cfg():
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(ROOT / "setup.cfg")
+    extras = {*config["options.extras_require"]}
+    assert {extra for _, _, extra in available()} - {""} <= extras
+
+
+@pytest.mark.slow
+def test_the_type_checker_sees_load(tmp_path, monkeypatch):
+    api = pytest.importorskip("mypy.api")
+    snippet = tmp_path / "snippet.py"
+    snippet.write_text("from smoothsr.adapters import load\n\nreveal_type(load)\nload(1)\n")
+    monkeypatch.setenv("MYPYPATH", str(ROOT))
+    cache = ROOT / ".mypy_cache"
+    out, err, _ = api.run(
+        ["--config-file=", "--ignore-missing-imports", f"--cache-dir={cache}", str(snippet)]
+    )
+    assert not err
+    revealed = re.search(r'Revealed type is "(.*)"', out)[1]
+    for part in ("spec: ", "arch: ", "value_range: ", "smoothsr.adapters.loading.LoadedSR"):
+        assert part in revealed, out
+    assert 'Argument 1 to "load" has incompatible type "int"' in out
+
+
+EXTRAS = ("spandrel", "resselt", "torchsr", "basicsr", "torchvision")
 
 
 def test_importing_adapters_imports_no_extra():
@@ -207,8 +281,8 @@ def forget(monkeypatch):
         (
             {},
             ["sfe1"],
-            r"knows no network with the keys sfe1.weight \(4, 4, 1, 1\); .*pip install "
-            r'"smoothsr\[load\]"',
+            r"no network that is installed here has its keys: sfe1.weight \(4, 4, 1, 1\); .*pip "
+            r'install "smoothsr\[load\]"; .* "smoothsr\[resselt\]"; pass arch=',
         ),
         (
             {},
@@ -230,7 +304,8 @@ def forget(monkeypatch):
 def test_a_missing_extra_is_named(options, keys, says, tmp_path, monkeypatch):
     forget(monkeypatch)
     torch.save({f"{key}.weight": torch.ones(4, 4, 1, 1) for key in keys}, tmp_path / "net.pth")
-    with pytest.raises(ImportError, match=says):
+    # An unknown file is what it is; what arch names and isn't there is the package.
+    with pytest.raises(ImportError if options else CheckpointError, match=says):
         load(tmp_path / "net.pth", **options)
     with pytest.raises(ImportError, match=r"smoothsr\[torchsr\]"):
         load("torchsr:carn@x2")

@@ -79,7 +79,7 @@ def test_by_name(tmp_path, lr, monkeypatch):
         load(path, arch="torchsr:ninasr_b0@x2", scale=3)
     with pytest.raises(ValueError, match="leave arch='torchsr:rcan' out"):
         load("torchsr:ninasr_b0@x2", arch="torchsr:rcan")
-    with pytest.raises(ValueError, match="arch must be torchsr:NAME or basicsr:NAME"):
+    with pytest.raises(ValueError, match="arch must be torchsr:NAME, basicsr:NAME"):
         load(path, arch="ninasr_b0")
 
     monkeypatch.setattr(
