@@ -150,7 +150,8 @@ class SmoothedSR(nn.Module):
             )
             for image in lr.split(1)
         ]
-        return torch.cat(images).to(lr.dtype)
+        # One image is not copied once more: it may be the largest thing in memory.
+        return (images[0] if len(images) == 1 else torch.cat(images)).to(lr.dtype)
 
     def base(self, patches: Tensor) -> Tensor:
         """Run the base predictor on noisy patches: denoiser, network, output clamped to [0, 1]; at

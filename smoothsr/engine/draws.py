@@ -8,6 +8,8 @@ to a tile's draws is up to the two consumers here: `smooth` keeps one statistic 
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+from itertools import chain
 
 import numpy as np
 import torch
@@ -91,6 +93,12 @@ def output_slice(span: Span, scale: int, start: int) -> slice:
     return slice(scale * start, scale * (start + span.stop - span.start))
 
 
+def region(tile: Tile, scale: int) -> tuple[slice, slice]:
+    """Where a tile lies in the whole output."""
+    rows, columns = tile
+    return output_slice(rows, scale, rows.start), output_slice(columns, scale, columns.start)
+
+
 def smooth(
     f: Network,
     lr: Tensor,
@@ -119,25 +127,59 @@ def smooth(
         (1,C,s*h,s*w), through which gradients flow.
     """
     source = noise.source(seed, lr.device, lr.dtype)
-    rows: dict[int, list[Tensor]] = {}
+    parts = list[Tensor]()
+    result: Tensor | None = None
     for index, tile in enumerate(tiles):
-        done: list[Tensor] = []
-        total: Tensor | float = 0.0
-        count = 0
-        for outputs in draw(f, lr, index, tile, sigma, n, source, batching):
-            if rank is None:
-                total = total + outputs.sum(0, keepdim=True)
-            else:
-                done.append(outputs)
-            count += len(outputs)
-            if progress:
-                progress(index * n + count, len(tiles) * n)
-        result = (
-            total / n
-            if isinstance(total, Tensor)
-            else order_statistics(torch.cat(done), [rank or 1])
-        )
-        rows.setdefault(tile.rows.start, []).append(result)
+        outputs = draw(f, lr, index, tile, sigma, n, source, batching)
+        outputs = _counted(outputs, index * n, len(tiles) * n, progress)
+        value = _mean(outputs, n) if rank is None else _ranked(outputs, n, rank)
+        if value.requires_grad:
+            parts.append(value)
+            continue
+        scale = value.shape[-1] // (tile.columns.stop - tile.columns.start)
+        if result is None:
+            sides = (scale * lr.shape[2], scale * lr.shape[3])
+            result = value.new_empty((*value.shape[:2], *sides))
+        result[(..., *region(tile, scale))] = value
+    return _joined(parts, tiles) if result is None else result
+
+
+def _counted(
+    batches: Iterator[Tensor], before: int, total: int, progress: Progress | None
+) -> Iterator[Tensor]:
+    """Hand batches on, and tell how many draws of all there have been."""
+    for outputs in batches:
+        before += len(outputs)
+        if progress:
+            progress(before, total)
+        yield outputs
+
+
+def _mean(batches: Iterator[Tensor], n: int) -> Tensor:
+    """Average n outputs, which come in batches (b,C,H,W), to (1,C,H,W)."""
+    return reduce(torch.add, (outputs.sum(0, keepdim=True) for outputs in batches)) / n
+
+
+def _ranked(batches: Iterator[Tensor], n: int, rank: int) -> Tensor:
+    """Find the rank-th smallest of n outputs, which come in batches (b,C,H,W): (1,C,H,W).
+
+    All n are held once, unless gradients have to flow through them.
+    """
+    first = next(batches)
+    if first.requires_grad:
+        return order_statistics(torch.cat([first, *batches]), [rank])
+    held, count = first.new_empty((n, *first.shape[1:])), 0
+    for outputs in chain([first], batches):
+        held[count : count + len(outputs)] = outputs
+        count += len(outputs)
+    return order_statistics(held, [rank])
+
+
+def _joined(parts: Sequence[Tensor], tiles: Sequence[Tile]) -> Tensor:
+    """Put the tiles' outputs side by side, row by row; gradients flow."""
+    rows: dict[int, list[Tensor]] = {}
+    for part, tile in zip(parts, tiles, strict=True):
+        rows.setdefault(tile.rows.start, []).append(part)
     return torch.cat([torch.cat(row, dim=-1) for row in rows.values()], dim=-2)
 
 
@@ -175,16 +217,13 @@ def quantiles(
         if store is None:
             raise ValueError(f"n must be at least 1, got {n}")
         statistics = store.ranks(ranks)
-        rows, columns = tile
-        scale = statistics.shape[-1] // (columns.stop - columns.start)
+        scale = statistics.shape[-1] // (tile.columns.stop - tile.columns.start)
         if result is None:
             result = np.empty(
                 (len(ranks), statistics.shape[1], scale * lr.shape[2], scale * lr.shape[3]),
                 np.uint8,
             )
-        result[
-            ..., output_slice(rows, scale, rows.start), output_slice(columns, scale, columns.start)
-        ] = statistics
+        result[(..., *region(tile, scale))] = statistics
     if result is None:
         raise ValueError("there is no tile to draw")
     return result
