@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     with autocast(options.precision, device), reproducible(), _counter(smoothed.model):
         _require_memory(condition, smoothed, lr)
         folder = args.output or Path(f"{args.input.stem}_attacked")
-        with output_folder(folder):  # before the work, which would be lost
+        with output_folder(folder):  # tried before the work, which would be lost
             truth = None if reference is None else reference.to(device)
             attacked = _in_16_bits(lr, condition.apply(lr, truth, smoothed, args.seed))
             with torch.no_grad():
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> int:
         "certificate": judged and {"file": str(args.certificate), **judged.record(args.beta)},
         "versions": {"smoothsr": __version__, "torch": torch.__version__, "device": str(device)},
     }
-    with staged(folder) as stage:  # all or none
+    with output_folder(folder), staged(folder) as stage:  # all or none
         name = str(stage / args.input.stem)
         # Without alpha: what is read of an image depends on it where it is transparent, and this
         # file must be read as it was attacked.

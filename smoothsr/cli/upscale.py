@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,7 +54,10 @@ def run(args: argparse.Namespace) -> int:
             f"{count} earlier output{'s' if count > 1 else ''} (*{options.naming.suffix}) left "
             "out: name a file itself to upscale it"
         )
-    return _upscale_all(options, planned, loaded, device)
+    with ExitStack() as folders:
+        for folder in dict.fromkeys(target.parent for target in planned.targets.values()):
+            folders.enter_context(output_folder(folder))
+        return _upscale_all(options, planned, loaded, device)
 
 
 def _upscale_all(options: Options, planned: Plan, loaded: LoadedSR, device: torch.device) -> int:
@@ -66,9 +70,8 @@ def _upscale_all(options: Options, planned: Plan, loaded: LoadedSR, device: torc
             continue
         existed = target.exists()
         try:
-            with output_folder(target.parent):
-                name = f"{path.name} ({position}/{len(planned.targets)})"
-                _upscale(options.smoother, path, target, loaded, device, name)
+            name = f"{path.name} ({position}/{len(planned.targets)})"
+            _upscale(options.smoother, path, target, loaded, device, name)
             print(f"{target}{' (overwritten)' if existed else ''}")
         except FAILURES as error:
             failed += 1

@@ -51,8 +51,8 @@ def staged(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def output_folder(folder: Path) -> Iterator[None]:
-    """Make a folder and try to write in it, before work that would be lost; if the work fails,
-    folders that were made here and are still empty go again.
+    """Make a folder and try to write in it, before work that would be lost; folders that were made
+    here and are empty at the end, since all work failed, go again.
 
     Raises:
         OSError: If nothing can be written there.
@@ -71,11 +71,10 @@ def output_folder(folder: Path) -> Iterator[None]:
             reason = error.strerror or error
             raise type(error)(f"nothing can be written to {folder}: {reason}") from error
         yield
-    except BaseException:  # an interrupt must leave none either
+    finally:
         for path in missing:
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
-        raise
 
 
 def _temporary(folder: Path, name: str) -> Path:

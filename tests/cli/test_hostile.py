@@ -163,7 +163,6 @@ BAD_OPTIONS = [
     ["upscale", "PHOTO", "-o", "OUT", "-t", "1", "--halo", "100000000"],
     [*SMALL, "-t", "1", "--halo", "100000000"],
     ["attack", "PHOTO", "-o", "OUT", "-t", "1", "--halo", "100000000"],
-    ["evaluate", "--hr", "PHOTO", "-o", "OUT", "-t", "1", "--halo", "100000000", "--metrics", "psnr"],
     ["upscale", "PHOTO", "--device", "meta"],
     [*SMALL, "--device", "meta"],
     [*SMALL, "--device", "cuda:99"],
@@ -214,6 +213,18 @@ def test_bad_options(arguments, photo, tmp_path, capsys, monkeypatch):
     images.write(names["PHOTO2"], Picture(torch.rand(1, 3, 4, 4)))
     given = [str(names.get(word, word)).replace("PHOTO/", f"{photo}/") for word in arguments]
     refused(capsys, tmp_path, given)
+
+
+def test_a_folder_that_can_not_be_written_is_told_once_for_all_inputs(photo, tmp_path, capsys):
+    images.write(photo.parent / "b.png", Picture(torch.rand(1, 3, 4, 4)))
+    refused(capsys, tmp_path, ["upscale", photo.parent, "-o", "/proc/nowhere"])
+
+
+def test_evaluate_tells_an_endless_halo_at_once(photo, tmp_path, capsys):
+    options = ["-t", "1", "--halo", "100000000", "--metrics", "psnr", "-a", "none"]
+    assert main(["evaluate", "--hr", str(photo), "-o", str(tmp_path / "out"), *options]) == 2
+    assert "halo must be at most" in capsys.readouterr().err
+    assert not any((tmp_path / "out").glob("evaluate*"))
 
 
 LIMITED = """

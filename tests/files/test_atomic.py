@@ -21,6 +21,11 @@ def fail(manager, work, error):
         run()
 
 
+def enter(folder):
+    with output_folder(folder):
+        pass
+
+
 def test_a_file_appears_whole_or_stays_as_it_was(tmp_path):
     target = tmp_path / "a"
     target.write_text("old")
@@ -62,16 +67,13 @@ def test_a_folder_is_made_and_goes_again_if_the_work_fails(tmp_path):
     folder = tmp_path / "a" / "b"
     fail(output_folder(folder), lambda _: names(folder), KeyboardInterrupt())
     assert names(tmp_path) == set()
+    enter(folder)  # nor is there one if nothing was written
+    assert names(tmp_path) == set()
     result = tmp_path / "a" / "result"
     fail(output_folder(folder), lambda _: result.touch(), ValueError("later"))
     assert names(tmp_path) == {"a", "a/result"}
     with output_folder(tmp_path / "a"):
         assert names(tmp_path) == {"a", "a/result"}
-
-
-def enter(folder):
-    with output_folder(folder):
-        pass
 
 
 def test_what_is_no_folder_or_can_not_be_written_is_told(tmp_path, monkeypatch):
