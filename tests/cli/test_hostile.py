@@ -221,7 +221,9 @@ def test_a_folder_that_can_not_be_written_is_told_once_for_all_inputs(photo, tmp
 
 
 def test_evaluate_tells_an_endless_halo_at_once(photo, tmp_path, capsys):
+    images.write(photo, Picture(torch.rand(1, 3, 24, 24)))
     options = ["-t", "1", "--halo", "100000000", "--metrics", "psnr", "-a", "none"]
+    options += ["--sigma", "0.03"]
     assert main(["evaluate", "--hr", str(photo), "-o", str(tmp_path / "out"), *options]) == 2
     assert "halo must be at most" in capsys.readouterr().err
     assert not any((tmp_path / "out").glob("evaluate*"))
