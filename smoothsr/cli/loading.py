@@ -11,6 +11,7 @@ from smoothsr import adapters
 from smoothsr.adapters import LoadedSR
 from smoothsr.cli.devices import find_device
 from smoothsr.cli.errors import UserError
+from smoothsr.files.regular import require_regular
 
 __all__ = ["NetworkOptions", "for_channels", "load", "load_frozen"]
 
@@ -42,6 +43,7 @@ def load_frozen(
     """Load a network whose weights want no gradients: none of its outputs then keeps a graph, but
     where an input wants one.
     """
+    require_regular(spec)
     with warnings.catch_warnings():
         # torch's word on networks of no channels, which are refused in a line of their own.
         warnings.filterwarnings("ignore", "Initializing zero-element tensors")

@@ -23,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from smoothsr.files.atomic import replacing
+from smoothsr.files.regular import require_regular
 
 __all__ = [
     "EXTENSIONS",
@@ -97,9 +98,10 @@ def read(path: str | os.PathLike[str]) -> Picture:
         ImageError: If the file is no image, is damaged, has too many pixels, or holds other samples
         than unsigned 8 or 16 bits.
         ImportError: If the file has 16 bits and OpenCV is missing.
-        OSError: If the file can't be opened.
+        OSError: If the file can't be opened, or is a pipe or a device.
     """
-    data = _bytes_of(Path(path))
+    require_regular(path)
+    data = Path(path).read_bytes()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow warns of what is harmless, or raised anyway
@@ -140,13 +142,6 @@ def read(path: str | os.PathLike[str]) -> Picture:
     )
     icc = image.info.get("icc_profile") or b""
     return Picture(pixels, alpha, bits, icc if icc[16:20] == _SPACE[pixels.shape[1]] else None)
-
-
-def _bytes_of(path: Path) -> bytes:
-    """Read a file, and nothing that may never end."""
-    if path.exists() and not path.is_file() and not path.is_dir():
-        raise ImageError(f"{path}: can't be read: it is a pipe or a device; pass a file")
-    return path.read_bytes()
 
 
 def write(path: str | os.PathLike[str], picture: Picture) -> None:

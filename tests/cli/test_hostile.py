@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 
 import numpy as np
 import pytest
@@ -103,8 +104,21 @@ def test_a_bad_reference(photo, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_certificate_that_is_a_pipe(photo, tmp_path, capsys):
+    os.mkfifo(tmp_path / "c.npz")
+    arguments = ["attack", photo, "-o", tmp_path / "out", "--certificate", tmp_path / "c.npz"]
+    assert main([str(argument) for argument in arguments]) == 2
+    assert "it is a pipe or a device" in capsys.readouterr().err
+
+
 def compact(**options):
     return Compact(**options).state_dict()
+
+
+def save_no_features(path):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, that there is nothing to initialize
+        torch.save(compact(features=0), path)
 
 
 BAD_CHECKPOINTS = {
@@ -126,13 +140,7 @@ BAD_CHECKPOINTS = {
         {key: value[:0] if value.ndim == 1 else value[:0, :0] for key, value in compact().items()},
         path,
     ),
-    "no_features": lambda path: torch.save(
-        {
-            key: value[..., :0, :, :] if key == "body.34.weight" else value[:0]
-            for key, value in Compact(features=1).state_dict().items()
-        },
-        path,
-    ),
+    "no_features": save_no_features,
     "no_channels": lambda path: torch.save(
         {
             key: value[:, :0] if key == "body.0.weight" else value
@@ -145,6 +153,7 @@ BAD_CHECKPOINTS = {
     ),
     "bad_safetensors": lambda path: path.write_bytes(b"\x10\0\0\0\0\0\0\0{" + b"x" * 15),
     "a_folder": lambda path: path.mkdir(),
+    "a_pipe": os.mkfifo,
     "nowhere": lambda path: None,
 }
 
