@@ -158,7 +158,8 @@ class SmoothedSR(Transparent):
             draws.smooth(self._sampler(base, image, self.seed), self.n, rank, progress)
             for image in lr.split(1)
         ]
-        return torch.cat(images).to(lr.dtype)
+        # One image is not copied once more: it may be the largest thing in memory.
+        return (images[0] if len(images) == 1 else torch.cat(images)).to(lr.dtype)
 
     def _sampler(self, f: draws.Network, image: Tensor, seed: int | None) -> draws.Sampler:
         tiles = grid(image.shape[2], image.shape[3], self.tile, self.halo)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from smoothsr.files.atomic import replacing
+from smoothsr.files.regular import require_regular
 
 __all__ = ["UnreadableError", "read", "write"]
 
@@ -62,6 +63,7 @@ def read(
         UnreadableError: If it is something else, or a part.
         ValueError: If it is of another version, or was changed.
     """
+    require_regular(path)
     with Path(path).open("rb") as handle:
         try:
             with np.load(handle, allow_pickle=False) as file:

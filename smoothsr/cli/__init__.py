@@ -4,40 +4,71 @@ What a command does is in the module of its name, which is imported only to run 
 answers at once.
 """
 
+import signal
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
+from typing import Any, NoReturn
 
+from smoothsr.cli.errors import message
 from smoothsr.cli.parser import parser
 
 __all__ = ["main"]
 
 
+class Ended(BaseException):
+    """SIGTERM, as an exception, so that what is half-written goes."""
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run a command; return its exit status: 0, 2 for one clear line on stderr, 130 if
-    interrupted.
+    interrupted, 143 if ended by SIGTERM.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that can't show a letter must not end a run
             stream.reconfigure(errors="backslashreplace")
     args = parser().parse_args(argv)
-    with warnings.catch_warnings():
+    with _ended_in_order(), warnings.catch_warnings():
         warnings.simplefilter("default")
-        warnings.showwarning = lambda message, *_: print(
-            f"smoothsr: warning: {message}", file=sys.stderr
+        warnings.showwarning = lambda warning, *_: print(
+            f"smoothsr: warning: {message(warning)}", file=sys.stderr
         )
         try:
             return import_module(f"smoothsr.cli.{args.command}").run(args)
         except KeyboardInterrupt:
             print("smoothsr: interrupted", file=sys.stderr)
             return 130
+        except Ended:
+            print("smoothsr: ended by a signal", file=sys.stderr)
+            return 143
         except Exception as error:
             # torch's OutOfMemoryError by its name, since the parser must not import torch. Anything
             # else is a bug: show its trace.
             expected = isinstance(error, ValueError | OSError | ImportError | MemoryError)
             if not expected and type(error).__name__ != "OutOfMemoryError":
                 raise
-            print(
-                f"smoothsr: {' '.join(str(error).split()) or type(error).__name__}", file=sys.stderr
-            )
+            print(f"smoothsr: {message(error)}", file=sys.stderr)
             return 2
+
+
+@contextmanager
+def _ended_in_order() -> Iterator[None]:
+    """Let SIGTERM raise Ended, unless somebody else has a handler, or this is not the main thread,
+    which alone may set one.
+    """
+    usual = threading.current_thread() is threading.main_thread()
+    if not usual or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _end(_signal: int, _frame: Any) -> NoReturn:
+    raise Ended

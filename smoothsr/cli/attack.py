@@ -15,12 +15,15 @@ from tqdm import tqdm
 from smoothsr import Certificate, SmoothedSR, __version__
 from smoothsr.attacks import gradient_memory
 from smoothsr.certificates import check
-from smoothsr.cli.smoother import UserError, like, load, precision, predictor, reproducible, smooth
+from smoothsr.cli.devices import autocast, reproducible
+from smoothsr.cli.errors import UserError
+from smoothsr.cli.loading import NetworkOptions, load
+from smoothsr.cli.smoother import SmootherOptions, smoother
 from smoothsr.engine.noise import sigma_text
 from smoothsr.evaluation import conditions
 from smoothsr.evaluation.conditions import Attack, Condition, seed_of, serve
 from smoothsr.files import images
-from smoothsr.files.atomic import replacing
+from smoothsr.files.atomic import output_folder, staged
 from smoothsr.files.digests import digest, fingerprint
 from smoothsr.files.images import Picture
 from smoothsr.reports import attack_report, certificate_report
@@ -39,32 +42,32 @@ def run(args: argparse.Namespace) -> int:
     certificate = Certificate.load(args.certificate) if args.certificate else None
     _settle(args, certificate)
     picture = images.read(args.input)
-    loaded, device = load(args)
-    smoothed = smooth(args, loaded, picture).requires_grad_(
-        False
-    )  # of the weights, where it would cost memory
+    loaded, device = load(NetworkOptions.of(args))
+    options = SmootherOptions.of(args)
+    smoothed = smoother(options, loaded, picture)
     if certificate:
         _require_fit(certificate, args, picture, smoothed)
     reference = _reference(args, picture, loaded.scale)
 
-    print(f"{loaded.name}, x{loaded.scale}; predictor: {predictor(args)}")
+    print(f"{loaded.name}, x{loaded.scale}; predictor: {options.text}")
     lr = picture.pixels.to(device)
-    with precision(args, device), reproducible(), _counter(smoothed.model):
+    with autocast(options.precision, device), reproducible(), _counter(smoothed.model):
         _require_memory(condition, smoothed, lr)
         folder = args.output or Path(f"{args.input.stem}_attacked")
-        folder.mkdir(parents=True, exist_ok=True)  # before the work, which would be lost
-        truth = None if reference is None else reference.to(device)
-        attacked = _in_16_bits(lr, condition.apply(lr, truth, smoothed, args.seed))
-        with torch.no_grad():
-            # Fresh noise for each output, as in use, and none that the attacker has met.
-            pairs = ((lr, "clean"), (attacked, "attacked"), (lr, "again"))
-            clean, harmed, again = (
-                serve(smoothed, image, seed_of(args.seed, "serving", word)).cpu()
-                for image, word in pairs
-            )
-            bare = Outcome(
-                "bare", *(serve(smoothed.model, image, 0).float().cpu() for image in (lr, attacked))
-            )
+        with output_folder(folder):  # tried before the work, which would be lost
+            truth = None if reference is None else reference.to(device)
+            attacked = _in_16_bits(lr, condition.apply(lr, truth, smoothed, args.seed))
+            with torch.no_grad():
+                # Fresh noise for each output, as in use, and none that the attacker has met.
+                pairs = ((lr, "clean"), (attacked, "attacked"), (lr, "again"))
+                clean, harmed, again = (
+                    serve(smoothed, image, seed_of(args.seed, "serving", word)).cpu()
+                    for image, word in pairs
+                )
+                bare = Outcome(
+                    "bare",
+                    *(serve(smoothed.model, image, 0).float().cpu() for image in (lr, attacked)),
+                )
     served = Outcome(f"smoothed by {sigma_text(args.sigma)}", clean, harmed)
     rows = attack_report.rows(
         [bare, served, Outcome("smoothed, no attack", clean, again)], reference, loaded.scale
@@ -89,13 +92,6 @@ def run(args: argparse.Namespace) -> int:
         said.append(judged.text(certificate, args.beta))
     print("\n" + "\n\n".join(said) + "\n")
 
-    name = str(folder / args.input.stem)
-    # Without alpha: what is read of an image depends on it where it is transparent, and this file
-    # must be read as it was attacked.
-    images.write(f"{name}_attacked.png", Picture(attacked, None, 16, picture.icc))
-    for (_, *pair), word in ((bare, "bare"), (served, "smoothed")):
-        for output, end in zip(pair, ("", "_attacked"), strict=True):
-            images.write(f"{name}_{word}{end}.png", like(picture, output, 8))
     figure = attack_report.panel(
         picture.pixels,
         attacked.cpu(),
@@ -103,7 +99,6 @@ def run(args: argparse.Namespace) -> int:
         reference,
         judged.outside if judged else None,
     )
-    certificate_report.save_figure(figure, Path(f"{name}_attack.png"))
     record = {
         "attack": condition.text,
         "seed": args.seed,
@@ -116,8 +111,19 @@ def run(args: argparse.Namespace) -> int:
         "certificate": judged and {"file": str(args.certificate), **judged.record(args.beta)},
         "versions": {"smoothsr": __version__, "torch": torch.__version__, "device": str(device)},
     }
-    with replacing(f"{name}_attack.json") as part:
-        part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    with output_folder(folder), staged(folder) as stage:  # all or none
+        name = str(stage / args.input.stem)
+        # Without alpha: what is read of an image depends on it where it is transparent, and this
+        # file must be read as it was attacked.
+        images.write(f"{name}_attacked.png", Picture(attacked, None, 16, picture.icc))
+        for (_, *pair), word in ((bare, "bare"), (served, "smoothed")):
+            for output, end in zip(pair, ("", "_attacked"), strict=True):
+                images.write(f"{name}_{word}{end}.png", images.with_pixels(picture, output, 8))
+        certificate_report.save_figure(figure, Path(f"{name}_attack.png"))
+        Path(f"{name}_attack.json").write_text(
+            json.dumps(record, indent=2) + "\n", encoding="utf-8"
+        )
+    name = str(folder / args.input.stem)
     outputs = "_bare.png, _bare_attacked.png, _smoothed.png, _smoothed_attacked.png"
     print(
         f"Wrote {name}_attacked.png (16 bits), {outputs}, _attack.png (all of them), _attack.json"

@@ -2,99 +2,225 @@
 
 import argparse
 import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-import torch
+from torch import Tensor
 
+from smoothsr import Certificate, SmoothedSR
+from smoothsr.adapters import LoadedSR
 from smoothsr.adapters.fitted import padding_advice
-from smoothsr.cli.smoother import (
-    UserError,
-    bar,
-    like,
-    load,
-    precision,
-    predictor,
-    require_memory,
-    smooth,
-)
+from smoothsr.cli import memory
+from smoothsr.cli.devices import autocast
+from smoothsr.cli.errors import FAILURES, UserError, message
+from smoothsr.cli.loading import NetworkOptions, load
+from smoothsr.cli.progress import draws_bar
+from smoothsr.cli.smoother import SmootherOptions
 from smoothsr.files import images
-from smoothsr.files.atomic import replacing
+from smoothsr.files.atomic import output_folder, replacing
+from smoothsr.files.images import Picture
 from smoothsr.reports import certificate_report
+from smoothsr.reports.certificate_report import Answers, Questions
+
+Product = Callable[[Path], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to certify of which smoother, and where results go."""
+
+    input: Path
+    folder: Path
+    network: NetworkOptions
+    smoother: SmootherOptions
+    n_cert: int
+    alpha: float
+    beta: float
+    levels: int
+    radii: Sequence[float]
+    tolerance: float  # in 8-bit steps
+    reference: Path | None
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "Options":
+        """Take them from the command line.
+
+        Raises:
+            UserError: If a number is out of its range.
+        """
+        if args.radius and min(args.radius) < 0:
+            raise UserError(f"--radius must be at least 0, got {min(args.radius):g}")
+        if not 0 <= args.tolerance <= 255 or not 0 < args.beta < 1:
+            raise UserError(
+                "--tolerance must be from 0 to 255 and --beta between 0 and 1, got "
+                f"{args.tolerance:g} and {args.beta:g}"
+            )
+        return cls(
+            input=args.input,
+            folder=args.output or Path(f"{args.input.stem}_certified"),
+            network=NetworkOptions.of(args),
+            smoother=SmootherOptions.of(args),
+            n_cert=args.n_cert,
+            alpha=args.alpha,
+            beta=args.beta,
+            levels=args.levels,
+            radii=args.radius or [share * args.sigma for share in (0.25, 0.5, 1, 1.5)],
+            tolerance=args.tolerance,
+            reference=args.reference,
+        )
+
+    @property
+    def stem(self) -> str:
+        """What the names of all results begin with."""
+        return str(self.folder / self.input.stem)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Certify one image; write output, bounds, radius map, panel, table and certificate."""
-    picture = images.read(args.input)
-    loaded, device = load(args)
-    smoothed = smooth(args, loaded, picture)
-    require_memory(
-        args,
-        picture,
-        loaded,
-        2 * args.levels if args.tile else 2 * args.levels + min(args.n_cert, 1024),
+    """Certify one image; write certificate and output, then what follows from them."""
+    options = Options.of(args)
+    picture = images.read(options.input)
+    loaded, device = load(options.network)
+    questions = Questions(
+        options.radii,
+        options.tolerance / 255,
+        options.beta,
+        _reference(options.reference, picture, loaded.scale),
     )
-    reference = images.read(args.reference).pixels if args.reference else None
-    height, width = (loaded.scale * side for side in picture.pixels.shape[2:])
-    if reference is not None and reference.shape != (1, picture.pixels.shape[1], height, width):
-        size = f"{reference.shape[3]}x{reference.shape[2]} pixels, {reference.shape[1]} channels"
-        raise UserError(
-            f"{args.reference} is {size}; the output has {width}x{height} pixels, "
-            f"{picture.pixels.shape[1]} channels"
-        )
-    radii = args.radius or [share * args.sigma for share in (0.25, 0.5, 1, 1.5)]
-    if min(radii) < 0 or not 0 <= args.tolerance <= 255 or not 0 < args.beta < 1:
-        raise UserError(
-            "--radius must be at least 0, --tolerance 0 to 255, and --beta between 0 and 1"
-        )
-    shown = min([radius for radius in radii if radius > 0], default=0.0)
-    tolerance = args.tolerance / 255
-
-    print(f"{loaded.name}, x{loaded.scale}; predictor: {predictor(args)}")
-    if advice := padding_advice(loaded.multiple_of, loaded.minimum_size, args.tile, args.halo):
+    smoothed = _smoother(options, loaded, picture)
+    print(f"{loaded.name}, x{loaded.scale}; predictor: {options.smoother.text}")
+    smoother = options.smoother
+    advice = padding_advice(loaded.multiple_of, loaded.minimum_size, smoother.tile, smoother.halo)
+    if advice:
         print(advice)
-    lr = picture.pixels.to(device)
-    with precision(args, device), bar(args.input.name) as progress:
-        certificate = smoothed.certify(
-            lr, n=args.n_cert, alpha=args.alpha, levels=args.levels, progress=progress
-        )
-        with torch.no_grad():
-            bare = smoothed.model(lr).float().clamp(0, 1).cpu()
-    found = certificate_report.rows(certificate, sorted(radii), tolerance, args.beta, reference)
-    linf = certificate_report.linf_rows(certificate, (0.5 / 255, 1 / 255), reference)
-    given, absent = certificate_report.sentences(certificate, shown, args.beta)
-    text = certificate_report.table(certificate, found, linf, tolerance)
-    print(f"\n{text}\n\n{given}\n{absent}")
+    with output_folder(options.folder):
+        certificate = _certify(options, smoothed, picture.pixels.to(device))
+        # At once: what follows may fail, and the draws are the work.
+        certificate.save(f"{options.stem}.npz")
+        images.write(f"{options.stem}_sr.png", images.with_pixels(picture, certificate.sr, 8))
+    with autocast(options.smoother.precision, device):
+        bare = _bare(smoothed, loaded, picture.pixels.to(device))
+    answers = certificate_report.answer(certificate, questions, bare)
+    guaranteed = certificate_report.sentences(certificate, questions.shown, questions.beta)
+    print("\n" + "\n\n".join([*certificate_report.sections(answers), "\n".join(guaranteed)]))
+    if picture.bits == 16:
+        print("The file has 16 bits; the certified output is the one rounded to 8 bits.")
+    record = _record(options, loaded, answers, guaranteed)
+    return _write(options.stem, _products(picture, bare, answers, record))
 
-    folder = args.output or Path(f"{args.input.stem}_certified")
-    folder.mkdir(parents=True, exist_ok=True)
-    name = str(folder / args.input.stem)
-    lower, upper = certificate.bounds(shown, certificate.predictors[0], args.beta)
-    certificate.save(name + ".npz")
-    images.write(name + "_sr.png", like(picture, certificate.sr, 8))
-    for side, image in (("lower", lower), ("upper", upper)):
-        images.write(f"{name}_{side}.png", images.Picture(image, None, 8, picture.icc))
-    certificate_report.save_figure(
-        certificate_report.radius_figure(certificate, tolerance, args.beta),
-        Path(name + "_radius.png"),
+
+def _reference(path: Path | None, picture: Picture, scale: int) -> Tensor | None:
+    """Read the ground truth, which must have the output's shape."""
+    if path is None:
+        return None
+    pixels = images.read(path).pixels
+    _, channels, height, width = picture.pixels.shape
+    if pixels.shape != (1, channels, scale * height, scale * width):
+        raise UserError(
+            f"{path} is {pixels.shape[3]}x{pixels.shape[2]} pixels, {pixels.shape[1]} channels; "
+            f"the output has {scale * width}x{scale * height} pixels, {channels} channels"
+        )
+    return pixels
+
+
+def _smoother(options: Options, loaded: LoadedSR, picture: Picture) -> SmoothedSR:
+    """Wrap the network, if its certificate fits into memory."""
+    held = memory.certifying_bytes(
+        options.smoother, picture, loaded.scale, options.n_cert, options.levels
     )
-    certificate_report.save_figure(
-        certificate_report.panel(picture.pixels, bare, certificate, shown, tolerance, args.beta),
-        Path(name + "_panel.png"),
+    advice = (
+        "pass fewer --levels, or certify a crop" if options.smoother.tile else "leave --tile at 8"
     )
-    record = {
-        "certificate": certificate.summary(),
+    return memory.fitting_smoother(options.smoother, loaded, picture, held, advice)
+
+
+def _certify(options: Options, smoothed: SmoothedSR, lr: Tensor) -> Certificate:
+    with (
+        autocast(options.smoother.precision, lr.device),
+        draws_bar(options.input.name) as progress,
+    ):
+        return smoothed.certify(
+            lr,
+            n=options.n_cert,
+            alpha=options.alpha,
+            levels=options.levels,
+            kind="both",
+            progress=progress,
+        )
+
+
+def _bare(smoothed: SmoothedSR, loaded: LoadedSR, lr: Tensor) -> Tensor | None:
+    """Run the bare network, in tiles where it doesn't fit whole; None, with a word, if it fails,
+    since the certificate does without.
+    """
+    try:
+        return memory.bare_output(smoothed, lr, loaded.scale).cpu()
+    except FAILURES as error:
+        print(f"smoothsr: the bare network's output is left out: {message(error)}", file=sys.stderr)
+        return None
+
+
+def _record(
+    options: Options, loaded: LoadedSR, answers: Answers, guaranteed: tuple[str, str]
+) -> str:
+    """What was found, as JSON."""
+    given, absent = guaranteed
+    whole = {
+        "certificate": answers.certificate.summary(),
         "model": {"name": loaded.name, "source": loaded.source, "sha256": loaded.sha256},
-        "table": found,
-        "linf": linf,
-        "beta": args.beta,
-        "tolerance_8bit": args.tolerance,
-        "bounds_radius": shown,
+        "table": answers.rows,
+        "linf": answers.linf_rows,
+        "deviations": [row._asdict() for row in answers.deviations],
+        "psnr_to_reference": answers.actual,
+        "beta": options.beta,
+        "tolerance_8bit": options.tolerance,
+        "bounds_radius": answers.questions.shown,
         "guaranteed": given,
         "not_guaranteed": absent,
     }
-    with replacing(name + ".json") as part:
-        part.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    if picture.bits == 16:
-        print("The file has 16 bits; the certified output is the one rounded to 8 bits.")
-    print(f"Wrote {name}_sr.png, _lower.png, _upper.png, _radius.png, _panel.png, .json, .npz")
-    return 0
+    return json.dumps(whole, indent=2) + "\n"
+
+
+def _products(
+    picture: Picture, bare: Tensor | None, answers: Answers, record: str
+) -> Mapping[str, Product]:
+    """What is written besides certificate and output: the end of each name, and how."""
+    certificate, questions = answers.certificate, answers.questions
+    bounds = certificate.bounds(questions.shown, certificate.predictors[0], questions.beta)
+
+    def write_record(path: Path) -> None:
+        with replacing(path) as part:
+            part.write_text(record, encoding="utf-8")
+
+    def write_bound(side: int) -> Product:
+        return lambda path: images.write(path, Picture(bounds[side], None, 8, picture.icc))
+
+    def write_radii(path: Path) -> None:
+        certificate_report.save_figure(certificate_report.radius_figure(answers), path)
+
+    def write_panel(path: Path) -> None:
+        figure = certificate_report.panel(picture.pixels, bare, answers)
+        certificate_report.save_figure(figure, path)
+
+    return {
+        ".json": write_record,
+        "_lower.png": write_bound(0),
+        "_upper.png": write_bound(1),
+        "_radius.png": write_radii,
+        "_panel.png": write_panel,
+    }
+
+
+def _write(stem: str, products: Mapping[str, Product]) -> int:
+    """Write each product; one that fails costs no other. Return the exit status."""
+    written, failed = [".npz", "_sr.png"], 0
+    for end, write in products.items():
+        try:
+            write(Path(stem + end))
+            written.append(end)
+        except FAILURES as error:
+            failed += 1
+            print(f"smoothsr: {stem}{end} is not written: {message(error)}", file=sys.stderr)
+    print(f"Wrote {stem}{', '.join(written)}")
+    return 2 if failed else 0

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch.nn import functional as F
 
-from smoothsr import __version__, adapters, metrics
+from smoothsr import __version__, metrics
 from smoothsr.adapters import LoadedSR
+from smoothsr.cli.devices import autocast, find_device, reproducible
+from smoothsr.cli.errors import UserError, message
+from smoothsr.cli.loading import for_channels, load_frozen
 from smoothsr.cli.processes import Progress, results, shared
-from smoothsr.cli.smoother import UserError, find_device, message, network, precision, reproducible
 from smoothsr.evaluation import conditions
 from smoothsr.evaluation.study import Image, Record, Setting, Study
 from smoothsr.files import images
@@ -67,11 +69,11 @@ def measured(
     )
     unavailable = _unavailable(args, device)
     study = replace(study, metrics=[metric for metric in args.metrics if metric not in unavailable])
-    gray = replace(study, models={name: network(loaded, 1) for name, loaded in models.items()})
+    gray = replace(study, models={name: for_channels(loaded, 1) for name, loaded in models.items()})
 
     def measure(path: Path, progress: Progress) -> None:
         image = read_pair(args, path, next(iter(models.values())), device)
-        with precision(args, device), reproducible():
+        with autocast(args.precision, device), reproducible():
             (gray if image.lr.shape[1] == 1 else study).measure(image, progress)
 
     def collect(path: Path) -> list[Record] | None:
@@ -104,10 +106,7 @@ def find_images(args: argparse.Namespace) -> list[Path]:
 
 def load_models(args: argparse.Namespace, device: torch.device) -> dict[str, LoadedSR]:
     """Load all models, by the shortest names that tell them apart."""
-    loaded = {
-        spec: adapters.load(spec, arch=args.arch, scale=args.scale, device=device)
-        for spec in args.model
-    }
+    loaded = {spec: load_frozen(spec, args.arch, args.scale, device) for spec in args.model}
     if len(kinds := {(model.scale, model.channels) for model in loaded.values()}) > 1:
         found = " and ".join(
             f"x{scale} of {channels} channels" for scale, channels in sorted(kinds)

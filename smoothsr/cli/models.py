@@ -4,7 +4,8 @@ import argparse
 import sys
 
 from smoothsr import adapters
-from smoothsr.cli.smoother import message
+from smoothsr.cli.errors import message
+from smoothsr.cli.loading import load_frozen
 
 
 def run(args: argparse.Namespace) -> int:
@@ -18,7 +19,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"{spec:{widths[0]}}  {what:{widths[1]}}  {needs}".rstrip())
     for spec in args.file:
         try:
-            loaded = adapters.load(spec, arch=args.arch, scale=args.scale)
+            loaded = load_frozen(spec, args.arch, args.scale)
             count = sum(parameter.numel() for parameter in loaded.model.parameters())
             print(
                 f"{spec}: {loaded.name}, x{loaded.scale}, {loaded.channels} channels, "

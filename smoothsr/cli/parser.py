@@ -1,8 +1,10 @@
 """The options of every command."""
 
 import argparse
-import math
 from pathlib import Path
+from typing import NoReturn, TypeAlias
+
+from smoothsr.evaluation.numbers import number
 
 GOES_ON = (
     "Killed and started again, it goes on where it was; processes of torchrun share the images."
@@ -13,109 +15,137 @@ CONDITION = (
 )
 
 
+class Parser(argparse.ArgumentParser):
+    """Tells a mistake in one line, without the list of all options, which --help has."""
+
+    def error(self, message: str) -> NoReturn:
+        """End with exit status 2."""
+        self.exit(2, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
+
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+
 def parser() -> argparse.ArgumentParser:
     """Describe every command."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="smoothsr",
         description="Super-resolution that holds under attack and noise, certified.",
     )
     commands = top.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for add in (_upscale, _certify, _attack, _evaluate, _sweep, _models):
+        add(commands)
+    return top
 
-    up = commands.add_parser("upscale", help="upscale images or folders by a smoothed network")
-    up.add_argument("input", nargs="+", help="image files or folders")
-    up.add_argument(
+
+def _upscale(commands: Commands) -> None:
+    command = commands.add_parser("upscale", help="upscale images or folders by a smoothed network")
+    command.add_argument("input", nargs="+", help="image files or folders")
+    command.add_argument(
         "-o",
         "--output",
         type=Path,
         help="folder, or a file for one input (default: beside the input)",
     )
-    up.add_argument("--suffix", default="_sr", help='added to the name (default "_sr")')
-    up.add_argument("--ext", help="file type of the output, such as png (default: as the input)")
-    up.add_argument(
+    command.add_argument("--suffix", default="_sr", help='added to the name (default "_sr")')
+    command.add_argument(
+        "--ext", help="file type of the output, such as png (default: as the input)"
+    )
+    command.add_argument(
         "--skip-existing",
         action="store_true",
         help="leave outputs that are there (default: overwrite)",
     )
-    up.add_argument(
+    command.add_argument(
         "--agg",
         default="median",
         help='"median", "mean", or a percentile such as p10 (default median)',
     )
-    up.add_argument("--seed", type=int, help="make the noise the same every time (default: fresh)")
-    _common(up, tile=0, halo=4)
-    up.set_defaults(command="upscale")
+    command.add_argument(
+        "--seed", type=int, help="make the noise the same every time (default: fresh)"
+    )
+    _common(command, tile=0, halo=4)
+    command.set_defaults(command="upscale")
 
-    cert = commands.add_parser(
+
+def _certify(commands: Commands) -> None:
+    command = commands.add_parser(
         "certify", help="bound what any attack on an image can do to its output"
     )
-    cert.add_argument("input", type=Path, help="an image file")
-    cert.add_argument(
+    command.add_argument("input", type=Path, help="an image file")
+    command.add_argument(
         "-o", "--output", type=Path, help="folder for the results (default: NAME_certified)"
     )
-    cert.add_argument(
+    command.add_argument(
         "--agg", default="median", choices=("median", "mean"), help="(default median)"
     )
-    cert.add_argument("--n-cert", type=int, default=1000, help="certification draws (default 1000)")
-    cert.add_argument(
+    command.add_argument(
+        "--n-cert", type=int, default=1000, help="certification draws (default 1000)"
+    )
+    command.add_argument(
         "--alpha",
         type=number,
         default=1e-3,
         help="failure probability of the certificate (default .001)",
     )
-    cert.add_argument(
+    command.add_argument(
         "--beta",
         type=number,
         default=1e-3,
         help="failure probability of a served value (default .001)",
     )
-    cert.add_argument(
+    command.add_argument(
         "--levels", type=int, default=32, help="bounds stored for each value (default 32)"
     )
-    cert.add_argument(
+    command.add_argument(
         "--radius",
         type=number,
         nargs="+",
         help="l2 radii to tabulate (default: .25, .5, 1 and 1.5 sigma)",
     )
-    cert.add_argument(
+    command.add_argument(
         "--tolerance", type=number, default=8, help="of the radius map, in 8-bit steps (default 8)"
     )
-    cert.add_argument("--reference", type=Path, help="ground truth image, for certified fidelity")
-    _common(cert, tile=8, halo=2)
-    cert.set_defaults(command="certify")
+    command.add_argument(
+        "--reference", type=Path, help="ground truth image, for certified fidelity"
+    )
+    _common(command, tile=8, halo=2)
+    command.set_defaults(command="certify")
 
-    attack = commands.add_parser(
+
+def _attack(commands: Commands) -> None:
+    command = commands.add_parser(
         "attack", help="attack an image, and show what becomes of the bare and the smoothed output"
     )
-    attack.add_argument("input", type=Path, help="an image file")
-    attack.add_argument(
+    command.add_argument("input", type=Path, help="an image file")
+    command.add_argument(
         "-o", "--output", type=Path, help="folder for the results (default: NAME_attacked)"
     )
-    attack.add_argument(
+    command.add_argument(
         "-a", "--attack", default="pgd:4/255", help=f"(default pgd:4/255) {CONDITION}"
     )
-    attack.add_argument(
+    command.add_argument(
         "--agg", default="median", choices=("median", "mean"), help="(default median)"
     )
-    attack.add_argument(
+    command.add_argument(
         "--reference",
         type=Path,
         help="ground truth to drive the output away from (default: the clean output)",
     )
-    attack.add_argument(
+    command.add_argument(
         "--certificate",
         type=Path,
         help="NAME.npz of certify, whose options are used: did the "
         "output stay inside? Exit status 1 if it did not",
     )
-    attack.add_argument(
+    command.add_argument(
         "--beta",
         type=number,
         default=1e-3,
         help="failure probability of a served value (default .001)",
     )
-    _seed(attack)
-    _common(attack, tile=0, halo=4)
+    _seed(command)
+    _common(command, tile=0, halo=4)
     predictor = (
         "sigma",
         "n",
@@ -124,12 +154,14 @@ def parser() -> argparse.ArgumentParser:
         "halo",
         "precision",
     )  # None unless given, since a certificate brings its own
-    attack.set_defaults(
-        command="attack", defaults={name: attack.get_default(name) for name in predictor}
+    command.set_defaults(
+        command="attack", defaults={name: command.get_default(name) for name in predictor}
     )
-    attack.set_defaults(**dict.fromkeys(predictor))
+    command.set_defaults(**dict.fromkeys(predictor))
 
-    evaluate = commands.add_parser(
+
+def _evaluate(commands: Commands) -> None:
+    command = commands.add_parser(
         "evaluate",
         help="measure models, bare and smoothed, on images under attacks and degradations",
         description=(
@@ -138,19 +170,19 @@ def parser() -> argparse.ArgumentParser:
         )
         + GOES_ON,
     )
-    evaluate.add_argument(
+    command.add_argument(
         "--sigma",
         type=deviations,
         default=[0.0, 0.03],
         help="noise of each row, separated by commas; 0 is bare (default 0,0.03)",
     )
-    evaluate.add_argument(
-        "-n", type=int, default=21, help="draws of a smoothed output (default 21)"
-    )
-    _evaluation(evaluate, conditions="none,noise:0.03,pgd:4/255")
-    evaluate.set_defaults(command="evaluate")
+    command.add_argument("-n", type=int, default=21, help="draws of a smoothed output (default 21)")
+    _evaluation(command, conditions="none,noise:0.03,pgd:4/255")
+    command.set_defaults(command="evaluate")
 
-    sweep = commands.add_parser(
+
+def _sweep(commands: Commands) -> None:
+    command = commands.add_parser(
         "sweep",
         help="choose sigma, n, tile and halo from data: tables, curves, and the best of each",
         description=(
@@ -159,54 +191,60 @@ def parser() -> argparse.ArgumentParser:
         )
         + GOES_ON,
     )
-    sweep.add_argument(
+    command.add_argument(
         "--over",
         default="sigma",
         choices=("sigma", "n", "certified"),
         help="what to vary (default sigma); "
         "certified: certified PSNR over sigma, tile and halo, without --attack and --metrics",
     )
-    sweep.add_argument(
+    command.add_argument(
         "--sigma",
         type=deviations,
         help="candidates, separated by commas (default 0,.01,.02,.03,.04,.06,.08; "
         "over n: .03; certified: .05,.1)",
     )
-    sweep.add_argument(
+    command.add_argument(
         "-n",
         type=integers,
         help="candidates over n (default 1,3,5,11,21,51,101), otherwise one number (21)",
     )
-    _evaluation(sweep, conditions="none,noise:0.03,pgd:4/255", several=True)
-    sweep.add_argument(
+    _evaluation(command, conditions="none,noise:0.03,pgd:4/255", several=True)
+    _certification(command)
+    command.set_defaults(command="sweep")
+
+
+def _certification(command: argparse.ArgumentParser) -> None:
+    """Options of a sweep over certificates."""
+    command.add_argument(
         "--radius", type=numbers, default=[0.05, 0.1], help="certified: l2 radii (default .05,.1)"
     )
-    sweep.add_argument("--n-cert", type=int, default=1000, help="certified: draws (default 1000)")
-    sweep.add_argument(
+    command.add_argument("--n-cert", type=int, default=1000, help="certified: draws (default 1000)")
+    command.add_argument(
         "--alpha",
         type=number,
         default=1e-3,
         help="certified: failure probability of all candidates (default .001)",
     )
-    sweep.add_argument(
+    command.add_argument(
         "--levels",
         type=int,
         default=32,
         help="certified: bounds stored for each value (default 32)",
     )
-    sweep.add_argument(
+    command.add_argument(
         "--predictor",
         default="ideal",
         choices=("served", "ideal"),
         help="certified: of what (default ideal)",
     )
-    sweep.set_defaults(command="sweep")
 
-    models = commands.add_parser("models", help="list what can be loaded, or tell what files are")
-    models.add_argument("file", nargs="*", help="checkpoint files or names")
-    _network(models)
-    models.set_defaults(command="models")
-    return top
+
+def _models(commands: Commands) -> None:
+    command = commands.add_parser("models", help="list what can be loaded, or tell what files are")
+    command.add_argument("file", nargs="*", help="checkpoint files or names")
+    _network(command)
+    command.set_defaults(command="models")
 
 
 def _common(command: argparse.ArgumentParser, tile: int, halo: int) -> None:
@@ -266,15 +304,7 @@ def _evaluation(command: argparse.ArgumentParser, conditions: str, several: bool
         default=words(conditions),
         help=f"conditions, joined by commas (default {conditions}) {CONDITION}",
     )
-    metrics = "of psnr, psnr_y, ssim, ssim_y, mse, lpips (default psnr_y,ssim_y,lpips)"
-    command.add_argument(
-        "--metrics", type=words, default=words("psnr_y,ssim_y,lpips"), help=metrics
-    )
-    command.add_argument(
-        "--lpips-weights",
-        type=Path,
-        help="file of LPIPS weights (default: the lpips package downloads AlexNet)",
-    )
+    _metrics(command)
     command.add_argument(
         "--crop",
         type=int,
@@ -285,6 +315,31 @@ def _evaluation(command: argparse.ArgumentParser, conditions: str, several: bool
         default="median",
         help='"median", "mean", or a percentile such as p10 (default median)',
     )
+    _tiles(command, several)
+    command.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        help=f"folder of the results (default: {command.prog.split()[-1]})",
+    )
+    _seed(command)
+    _machine(command)
+
+
+def _metrics(command: argparse.ArgumentParser) -> None:
+    metrics = "of psnr, psnr_y, ssim, ssim_y, mse, lpips (default psnr_y,ssim_y,lpips)"
+    command.add_argument(
+        "--metrics", type=words, default=words("psnr_y,ssim_y,lpips"), help=metrics
+    )
+    command.add_argument(
+        "--lpips-weights",
+        type=Path,
+        help="file of LPIPS weights (default: the lpips package downloads AlexNet)",
+    )
+
+
+def _tiles(command: argparse.ArgumentParser, several: bool) -> None:
+    """Tile and halo of commands that measure: one of each, or candidates."""
     if several:
         command.add_argument(
             "-t",
@@ -308,14 +363,6 @@ def _evaluation(command: argparse.ArgumentParser, conditions: str, several: bool
         command.add_argument(
             "--halo", type=int, default=4, help="input pixels read beyond a tile (default 4)"
         )
-    command.add_argument(
-        "-o",
-        "--output",
-        type=Path,
-        help=f"folder of the results (default: {command.prog.split()[-1]})",
-    )
-    _seed(command)
-    _machine(command)
 
 
 def _network(command: argparse.ArgumentParser) -> None:
@@ -343,18 +390,6 @@ def _machine(command: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16", "float16"),
         help="(default float32)",
     )
-
-
-def number(text: str) -> float:
-    """Parse 0.03 or 8/255."""
-    top, slash, bottom = text.partition("/")
-    try:
-        value = float(top) / float(bottom) if slash else float(text)
-    except ZeroDivisionError:
-        value = math.nan
-    if not math.isfinite(value):
-        raise ValueError(text)  # argparse names the option
-    return value
 
 
 def deviation(text: str) -> float:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from smoothsr.cli.smoother import FAILURES, UserError, message
+from smoothsr.cli.errors import FAILURES, UserError, message
 from smoothsr.evaluation.study import Record
 from smoothsr.files import images
 

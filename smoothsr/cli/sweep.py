@@ -9,9 +9,11 @@ from torch import nn
 
 from smoothsr import Certificate, SmoothedSR, __version__
 from smoothsr.certificates import storage
+from smoothsr.cli.devices import autocast, find_device
+from smoothsr.cli.errors import UserError
 from smoothsr.cli.evaluate import find_images, honesty, load_models, measured, read_pair, write
+from smoothsr.cli.loading import for_channels
 from smoothsr.cli.processes import Progress, parts, shared
-from smoothsr.cli.smoother import UserError, find_device, network, precision
 from smoothsr.evaluation.study import Image, Record, Setting
 from smoothsr.files.digests import digest, fingerprint
 from smoothsr.reports import tables
@@ -110,14 +112,14 @@ def certified(args: argparse.Namespace, settings: Sequence[Setting]) -> int:
             if not _whole(target):  # the first draws count, and no others
                 sigma, n, tile, halo = setting
                 smoothed = SmoothedSR(
-                    network(models[name], image.lr.shape[1]),
+                    for_channels(models[name], image.lr.shape[1]),
                     sigma,
                     n,
                     args.agg,
                     tile=tile or None,
                     halo=halo,
                 )
-                with precision(args, device):
+                with autocast(args.precision, device):
                     smoothed.certify(image.lr, n=args.n_cert, alpha=alpha, levels=args.levels).save(
                         target
                     )

@@ -2,72 +2,114 @@
 
 import argparse
 import sys
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
+from smoothsr.adapters import LoadedSR
 from smoothsr.adapters.fitted import padding_advice
-from smoothsr.cli.smoother import (
-    FAILURES,
-    UserError,
-    bar,
-    like,
-    load,
-    message,
-    precision,
-    predictor,
-    require_memory,
-    smooth,
-)
+from smoothsr.cli import memory
+from smoothsr.cli.devices import autocast
+from smoothsr.cli.errors import FAILURES, message
+from smoothsr.cli.loading import NetworkOptions, load
+from smoothsr.cli.progress import draws_bar
+from smoothsr.cli.smoother import SmootherOptions
+from smoothsr.cli.targets import Naming, Plan, plan
 from smoothsr.files import images
+from smoothsr.files.atomic import output_folder
+
+
+@dataclass(frozen=True)
+class Options:
+    """What to upscale by which smoother, and where to."""
+
+    inputs: tuple[str, ...]
+    naming: Naming
+    skip_existing: bool
+    network: NetworkOptions
+    smoother: SmootherOptions
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "Options":
+        """Take them from the command line."""
+        return cls(
+            inputs=tuple(args.input),
+            naming=Naming(args.output, args.suffix, args.ext),
+            skip_existing=args.skip_existing,
+            network=NetworkOptions.of(args),
+            smoother=SmootherOptions.of(args),
+        )
 
 
 def run(args: argparse.Namespace) -> int:
     """Upscale every input; one that fails does not stop the others."""
-    paths = images.find(args.input)
-    if not paths:
-        raise UserError(
-            f"no images in {', '.join(args.input)} (looked for "
-            f"{', '.join(sorted(images.EXTENSIONS))})"
-        )
-    targets = [_target(path, args, len(paths)) for path in paths]
-    twice = {target for target in targets if targets.count(target) > 1}
-    if twice:
-        raise UserError(
-            f"several inputs would be written to {sorted(twice)[0]}: upscale them into "
-            "different folders"
-        )
-    loaded, device = load(args)
-    print(f"{loaded.name}, x{loaded.scale}; predictor: {predictor(args)}")
-    if advice := padding_advice(loaded.multiple_of, loaded.minimum_size, args.tile, args.halo):
+    options = Options.of(args)
+    planned = plan(options.inputs, options.naming)
+    loaded, device = load(options.network)
+    print(f"{loaded.name}, x{loaded.scale}; predictor: {options.smoother.text}")
+    smoother = options.smoother
+    advice = padding_advice(loaded.multiple_of, loaded.minimum_size, smoother.tile, smoother.halo)
+    if advice:
         print(advice)
+    if planned.earlier:
+        count = len(planned.earlier)
+        print(
+            f"{count} earlier output{'s' if count > 1 else ''} (*{options.naming.suffix}) left "
+            "out: name a file itself to upscale it"
+        )
+    with ExitStack() as folders:
+        for folder in dict.fromkeys(target.parent for target in planned.targets.values()):
+            folders.enter_context(output_folder(folder))
+        return _upscale_all(options, planned, loaded, device)
+
+
+def _upscale_all(options: Options, planned: Plan, loaded: LoadedSR, device: torch.device) -> int:
+    """Upscale one after the other, say what became of each, and return the exit status."""
     failed = skipped = 0
-    for position, (path, target) in enumerate(zip(paths, targets, strict=True), 1):
-        if args.skip_existing and target.exists():
+    for position, (path, target) in enumerate(planned.targets.items(), 1):
+        if options.skip_existing and target.exists():
             print(f"{target} is there already: skipped")
             skipped += 1
             continue
+        existed = target.exists()
         try:
-            picture = images.read(path)
-            smoothed = smooth(args, loaded, picture)
-            require_memory(args, picture, loaded, 4 * args.n if args.agg != "mean" else 8)
-            with precision(args, device), bar(f"{path.name} ({position}/{len(paths)})") as progress:
-                sr = smoothed(picture.pixels.to(device), progress=progress).cpu()
-            existed = target.exists()
-            target.parent.mkdir(parents=True, exist_ok=True)
-            images.write(target, like(picture, sr, picture.bits))
+            name = f"{path.name} ({position}/{len(planned.targets)})"
+            _upscale(options.smoother, path, target, loaded, device, name)
             print(f"{target}{' (overwritten)' if existed else ''}")
         except FAILURES as error:
             failed += 1
-            print(f"smoothsr: {path}: {message(error)}", file=sys.stderr)
-    print(f"{len(paths) - failed - skipped} upscaled, {skipped} skipped, {failed} failed")
+            print(f"smoothsr: {_named(path, error)}", file=sys.stderr)
+    done = len(planned.targets) - failed - skipped
+    print(f"{done} upscaled, {skipped} skipped, {failed} failed")
     return 2 if failed else 0
 
 
-def _target(path: Path, args: argparse.Namespace, count: int) -> Path:
-    suffix = "." + args.ext.lstrip(".") if args.ext else path.suffix
-    if args.output and args.output.suffix and not args.output.is_dir():
-        if count > 1:
-            raise UserError(
-                f"--output {args.output} is a file, but there are {count} inputs: pass a folder"
-            )
-        return args.output
-    return (args.output or path.parent) / f"{path.stem}{args.suffix}{suffix}"
+def _upscale(
+    options: SmootherOptions,
+    path: Path,
+    target: Path,
+    loaded: LoadedSR,
+    device: torch.device,
+    name: str,
+) -> None:
+    """Upscale one file."""
+    picture = images.read(path)
+    images.require_format(target, picture)
+    smoothed = memory.fitting_smoother(
+        options,
+        loaded,
+        picture,
+        memory.serving_bytes(options, picture, loaded.scale),
+        "pass a smaller --tile, or upscale a crop" if options.tile else "pass --tile 64",
+    )
+    with torch.no_grad(), autocast(options.precision, device), draws_bar(name) as progress:
+        sr = smoothed(picture.pixels.to(device), progress=progress).cpu()
+    images.write(target, images.with_pixels(picture, sr, picture.bits))
+
+
+def _named(path: Path, error: Exception) -> str:
+    """Say what failed, and of which file, once."""
+    text = message(error)
+    return text if text.startswith(f"{path}: ") else f"{path}: {text}"

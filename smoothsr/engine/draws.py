@@ -7,6 +7,8 @@ draws to observers such as `quantiles.Quantiles` and `moments.Moments`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+from itertools import chain
 from typing import Protocol
 
 import torch
@@ -104,25 +106,58 @@ def smooth(sampler: Sampler, n: int, rank: int | None, progress: Progress | None
         (1,C,s*h,s*w), through which gradients flow.
     """
     tiles = sampler.tiles
-    rows: dict[int, list[Tensor]] = {}
+    parts = list[Tensor]()
+    result: Tensor | None = None
     for index, tile in enumerate(tiles):
-        done: list[Tensor] = []
-        total: Tensor | float = 0.0
-        count = 0
-        for outputs in sampler.draws(index, n):
-            if rank is None:
-                total = total + outputs.sum(0, keepdim=True)
-            else:
-                done.append(outputs)
-            count += len(outputs)
-            if progress:
-                progress(index * n + count, len(tiles) * n)
-        result = (
-            total / n
-            if isinstance(total, Tensor)
-            else order_statistics(torch.cat(done), [rank or 1])
-        )
-        rows.setdefault(tile.rows.start, []).append(result)
+        outputs = _counted(sampler.draws(index, n), index * n, len(tiles) * n, progress)
+        value = _mean(outputs, n) if rank is None else _ranked(outputs, n, rank)
+        if value.requires_grad:
+            parts.append(value)
+            continue
+        scale = value.shape[-1] // (tile.columns.stop - tile.columns.start)
+        if result is None:
+            height, width = (scale * side for side in sampler.lr.shape[2:])
+            result = value.new_empty((*value.shape[:2], height, width))
+        result[(..., *output_slices(tile, scale))] = value
+    return _joined(parts, tiles) if result is None else result
+
+
+def _counted(
+    batches: Iterator[Tensor], before: int, total: int, progress: Progress | None
+) -> Iterator[Tensor]:
+    """Hand batches on, and tell how many draws of all there have been."""
+    for outputs in batches:
+        before += len(outputs)
+        if progress:
+            progress(before, total)
+        yield outputs
+
+
+def _mean(batches: Iterator[Tensor], n: int) -> Tensor:
+    """Average n outputs, which come in batches (b,C,H,W), to (1,C,H,W)."""
+    return reduce(torch.add, (outputs.sum(0, keepdim=True) for outputs in batches)) / n
+
+
+def _ranked(batches: Iterator[Tensor], n: int, rank: int) -> Tensor:
+    """Find the rank-th smallest of n outputs, which come in batches (b,C,H,W): (1,C,H,W).
+
+    All n are held once, unless gradients have to flow through them.
+    """
+    first = next(batches)
+    if first.requires_grad:
+        return order_statistics(torch.cat([first, *batches]), [rank])
+    held, count = first.new_empty((n, *first.shape[1:])), 0
+    for outputs in chain([first], batches):
+        held[count : count + len(outputs)] = outputs
+        count += len(outputs)
+    return order_statistics(held, [rank])
+
+
+def _joined(parts: Sequence[Tensor], tiles: Sequence[Tile]) -> Tensor:
+    """Put the tiles' outputs side by side, row by row; gradients flow."""
+    rows: dict[int, list[Tensor]] = {}
+    for part, tile in zip(parts, tiles, strict=True):
+        rows.setdefault(tile.rows.start, []).append(part)
     return torch.cat([torch.cat(row, dim=-1) for row in rows.values()], dim=-2)
 
 
@@ -143,13 +178,10 @@ def observe(
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
     for index, tile in enumerate(sampler.tiles):
-        count = 0
-        for outputs in sampler.draws(index, n):
+        outputs = _counted(sampler.draws(index, n), index * n, len(sampler.tiles) * n, progress)
+        for batch in outputs:
             for observer in observers:
-                observer.add(outputs)
-            count += len(outputs)
-            if progress:
-                progress(index * n + count, len(sampler.tiles) * n)
+                observer.add(batch)
         for observer in observers:
             observer.finish(tile)
 

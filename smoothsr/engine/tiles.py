@@ -12,6 +12,9 @@ from typing import NamedTuple
 __all__ = ["Span", "Tile", "grid", "multiplicity"]
 
 
+REFLECTIONS = 4  # how often a patch may repeat the image on each side: more is a mistake
+
+
 class Span(NamedTuple):
     """One tile along one axis, in LR pixels: yields start..stop, reads the real pixels first..last.
 
@@ -47,10 +50,18 @@ class Tile(NamedTuple):
 def grid(height: int, width: int, tile: int | None, halo: int) -> list[Tile]:
     """Cut an image into tiles, row by row; tile None gives one that is the whole image.
 
+    Raises:
+        ValueError: If halo is many times the image, so that patches are reflections alone.
+
     Example:
         >>> [t.columns.gather for t in grid(1, 5, 4, 2)]
         [(2, 1, 0, 1, 2, 3, 4, 3), (0, 1, 2, 1, 0, 1, 2, 1)]
     """
+    most = REFLECTIONS * max(height, width)
+    if tile is not None and tile < max(height, width) and halo > most:
+        raise ValueError(
+            f"halo must be at most {most} for an image of {width}x{height} pixels, got {halo}"
+        )
     return [
         Tile(rows, columns)
         for rows in spans(height, tile, halo)

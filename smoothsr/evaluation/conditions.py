@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from smoothsr import attacks
 from smoothsr.attacks.gradient_memory import gradient_bytes, within_memory
 from smoothsr.evaluation import degradations
+from smoothsr.evaluation.numbers import number
 from smoothsr.smoothing import SmoothedSR, variant
 
 __all__ = ["Condition", "parse", "seed_of", "serve"]
@@ -108,7 +109,7 @@ class Attack:
         ]
         # Transfer attacks as they are by themselves, so that "strongest" includes them; the others
         # from a start of their own each.
-        seeds = [seed if way == "bare" else seed + number for number, (_, way) in enumerate(tries)]
+        seeds = [seed if way == "bare" else seed + place for place, (_, way) in enumerate(tries)]
         results = [
             lr,
             *(attack(name, way, start) for (name, way), start in zip(tries, seeds, strict=True)),
@@ -149,14 +150,12 @@ class Condition:
         Returns:
             (1,C,h,w) in [0, 1].
         """
-        for number, step in enumerate(
-            self.steps, seed
-        ):  # a seed each, or noise that is added twice would be the same
-            lr = (
-                step.apply(lr, number)
-                if isinstance(step, Degradation)
-                else step.apply(lr, reference, model, number)
-            )
+        # A seed each, or noise that is added twice would be the same.
+        for own, step in enumerate(self.steps, seed):
+            if isinstance(step, Degradation):
+                lr = step.apply(lr, own)
+            else:
+                lr = step.apply(lr, reference, model, own)
         return lr
 
 
@@ -285,12 +284,11 @@ def _options(name: str, parts: list[str], text: str) -> dict[str, Any]:
 
 
 def _number(word: str, text: str) -> float:
-    top, slash, bottom = word.partition("/")
     try:
-        value = float(top) / float(bottom) if slash else float(word)
-    except (ValueError, ZeroDivisionError):
+        value = number(word)
+    except ValueError:
         value = 0.0
-    if not 0 < value < float("inf"):
+    if value <= 0:
         raise ValueError(
             f"{text!r}: {word!r} must be a number greater than 0, such as 0.03 or 4/255"
         )

@@ -1,12 +1,13 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all, and folders that are there before the work begins."""
 
 import os
 import secrets
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing"]
+__all__ = ["output_folder", "replacing", "staged"]
 
 
 @contextmanager
@@ -18,9 +19,63 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     result.
     """
     target = Path(path)
-    part = target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
+    part = _temporary(target.parent, target.name)
     try:
         yield part
         part.replace(target)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder; the files that are written there move into folder once all are
+    complete, so that a full disk leaves no half of a set.
+
+    Raises:
+        IsADirectoryError: If folder holds a folder of a file's name.
+    """
+    stage = _temporary(folder, "set")
+    stage.mkdir()
+    try:
+        yield stage
+        files = sorted(stage.iterdir())
+        for file in files:
+            if (folder / file.name).is_dir():
+                raise IsADirectoryError(f"{folder / file.name} is a folder: pass another --output")
+        for file in files:
+            file.replace(folder / file.name)
+    finally:
+        shutil.rmtree(stage, ignore_errors=True)
+
+
+@contextmanager
+def output_folder(folder: Path) -> Iterator[None]:
+    """Make a folder and try to write in it, before work that would be lost; folders that were made
+    here and are empty at the end, since all work failed, go again.
+
+    Raises:
+        OSError: If nothing can be written there.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    taken = next((path for path in (folder, *folder.parents) if path.exists()), folder)
+    if taken.exists() and not taken.is_dir():
+        raise NotADirectoryError(f"{taken} is a file, and results go to a folder: pass another")
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = _temporary(folder, "probe")
+            probe.touch(exist_ok=False)
+            probe.unlink()
+        except OSError as error:
+            reason = error.strerror or error
+            raise type(error)(f"nothing can be written to {folder}: {reason}") from error
+        yield
+    finally:
+        for path in missing:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+
+def _temporary(folder: Path, name: str) -> Path:
+    return folder / f"{name}.{secrets.token_hex(4)}.part"

@@ -7,7 +7,6 @@ refused before anything is written.
 """
 
 import os
-import secrets
 import struct
 import warnings
 import zlib
@@ -21,10 +20,22 @@ import numpy as np
 import torch
 from PIL import Image, TiffImagePlugin
 from torch import Tensor
+from torch.nn import functional as F
 
+from smoothsr.files.atomic import replacing
+from smoothsr.files.regular import require_regular
 from smoothsr.metrics import to_8bit
 
-__all__ = ["EXTENSIONS", "ImageError", "Picture", "find", "read", "write"]
+__all__ = [
+    "EXTENSIONS",
+    "ImageError",
+    "Picture",
+    "find",
+    "read",
+    "require_format",
+    "with_pixels",
+    "write",
+]
 
 _PNG: tuple[str, dict[str, Any], set[str]] = (
     "PNG",
@@ -49,6 +60,7 @@ _FORMATS = {
     ".bmp": _BMP,
 }
 EXTENSIONS = tuple(_FORMATS)
+BAND = 64  # rows that are rounded at a time
 _SPACE = {1: b"GRAY", 3: b"RGB "}  # what bytes 16 to 19 of a profile for so many channels say
 
 
@@ -87,8 +99,9 @@ def read(path: str | os.PathLike[str]) -> Picture:
         ImageError: If the file is no image, is damaged, has too many pixels, or holds other samples
         than unsigned 8 or 16 bits.
         ImportError: If the file has 16 bits and OpenCV is missing.
-        OSError: If the file can't be opened.
+        OSError: If the file can't be opened, or is a pipe or a device.
     """
+    require_regular(path)
     data = Path(path).read_bytes()
     try:
         with warnings.catch_warnings():
@@ -145,16 +158,48 @@ def write(path: str | os.PathLike[str], picture: Picture) -> None:
         OSError: If the folder is missing or the file can't be written.
     """
     path = Path(path)
+    _require_sound(picture)
+    require_format(path, picture)
     data = _encode(path, picture)
     if not path.parent.is_dir():
         raise FileNotFoundError(f"no such folder: {path.parent}")
-    temporary = path.with_name(f".{secrets.token_hex(8)}.tmp")
-    try:
-        temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except BaseException:  # an interrupt must not leave it either
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path) as part:
+        part.write_bytes(data)
+
+
+def require_format(path: str | os.PathLike[str], picture: Picture) -> None:
+    """Refuse a suffix that is unknown, or whose format can't hold the picture's bits, alpha or
+    profile.
+
+    Raises:
+        ImageError: If so; says what would do.
+    """
+    suffix = Path(path).suffix.lower()
+    if suffix not in _FORMATS:
+        raise ImageError(
+            f"{path}: no format for the suffix {suffix!r}; use one of {' '.join(EXTENSIONS)}"
+        )
+    gray, deep = picture.pixels.shape[1] == 1, picture.bits == 16
+    needs = {
+        "16 bits": deep,
+        "alpha": picture.alpha is not None,
+        "16-bit gray with alpha": deep and gray and picture.alpha is not None,
+        "a gray profile" if gray else "an RGB profile": picture.icc is not None,
+    }
+    unable = _FORMATS[suffix][2]
+    if lost := [need for need, needed in needs.items() if needed and need in unable]:
+        raise ImageError(f"{path}: {suffix} can't hold {' nor '.join(lost)}; use .png")
+
+
+def with_pixels(picture: Picture, pixels: Tensor, bits: int) -> Picture:
+    """Return a picture's enlargement: other pixels (1,C,H,W) and bits, its alpha enlarged beside
+    them, its profile carried.
+    """
+    alpha = picture.alpha
+    if alpha is not None:
+        alpha = F.interpolate(alpha, pixels.shape[2:], mode="bicubic", align_corners=False)
+        alpha = alpha.clamp(0, 1)
+    return Picture(pixels, alpha, bits, picture.icc)
 
 
 def find(paths: Sequence[str | os.PathLike[str]]) -> list[Path]:
@@ -181,20 +226,11 @@ def _decode(image: Image.Image, data: bytes) -> tuple[np.ndarray, int]:
     """
     tags: Any = image.tag_v2 if isinstance(image, TiffImagePlugin.TiffImageFile) else {}
     depth = data[24] if image.format == "PNG" else max(tags.get(258, (8,)))
-    plain = depth in (1, 2, 4, 8, 16) and max(tags.get(339, (1,))) == 1
-    if (
-        depth == 16 and tags
-    ):  # OpenCV misreads the others: inverted gray, CMYK, separate planes, premultiplied alpha
-        plain &= (
-            tags.get(262) in (1, 2)
-            and (tags.get(284, 1) == 1 or tags.get(277, 1) == 1)
-            and 1 not in tags.get(338, ())
-        )
     key = image.info.get("transparency")
     mode = {"1": "L", "P": "RGB" if key is None else "RGBA", "CMYK": "RGB", "YCbCr": "RGB"}.get(
         image.mode, image.mode
     )
-    if not plain or (depth < 16 and mode not in ("L", "LA", "RGB", "RGBA")):
+    if not _supported(depth, tags) or (depth < 16 and mode not in ("L", "LA", "RGB", "RGBA")):
         raise ImageError(
             f"{depth}-bit {image.mode} samples of an unsupported form; convert it to an 8- "
             "or 16-bit PNG"
@@ -202,34 +238,46 @@ def _decode(image: Image.Image, data: bytes) -> tuple[np.ndarray, int]:
     if depth < 16:
         samples = np.atleast_3d(np.asarray(image.convert(mode)))
     else:
-        try:
-            import cv2
-        except ImportError as error:
-            raise ImportError(
-                f'16-bit files need OpenCV ({error}): pip install "smoothsr[io]"'
-            ) from error
-        stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-        if (
-            stored is None
-            or stored.dtype != np.uint16
-            or stored.shape[:2] != (image.height, image.width)
-        ):
-            raise ImageError("OpenCV can't decode its 16 bits; convert it to a 16-bit PNG")
-        mode = (
-            "LA" if image.format == "PNG" and data[25] == 4 else mode
-        )  # Pillow calls it RGBA, OpenCV makes it BGRA
-        samples = np.atleast_3d(stored)[
-            ..., {"LA": [0, 3], "RGB": [2, 1, 0], "RGBA": [2, 1, 0, 3]}.get(mode, [0])
-        ]
-    if (
-        key is not None and image.mode != "P"
-    ):  # one colour means transparent; Pillow scales gray of 1 to 4 bits, not always the key
-        scale = 255 // (2**depth - 1) if depth < 8 and key < 2**depth else 1
-        visible = (samples != np.asarray(key) * scale).any(2, keepdims=True)
-        samples = np.concatenate(
-            [samples, (visible * np.iinfo(samples.dtype).max).astype(samples.dtype)], 2
-        )
+        # Pillow calls gray with alpha RGBA, OpenCV makes it BGRA.
+        gray_alpha = image.format == "PNG" and data[25] == 4
+        samples = _decode_16(data, (image.height, image.width), "LA" if gray_alpha else mode)
+    if key is not None and image.mode != "P":
+        samples = _with_key(samples, key, depth)
     return samples, max(depth, 8)
+
+
+def _supported(depth: int, tags: Any) -> bool:
+    """Tell whether the samples are unsigned integers of a form that decodes truly."""
+    plain = depth in (1, 2, 4, 8, 16) and max(tags.get(339, (1,))) == 1
+    if depth < 16 or not tags:
+        return plain
+    # OpenCV misreads inverted gray, CMYK, separate planes and premultiplied alpha.
+    together = tags.get(284, 1) == 1 or tags.get(277, 1) == 1
+    return plain and tags.get(262) in (1, 2) and together and 1 not in tags.get(338, ())
+
+
+def _decode_16(data: bytes, sides: tuple[int, int], mode: str) -> np.ndarray:
+    """Decode 16-bit samples (h,w,c) by OpenCV, and put its channels in order."""
+    try:
+        import cv2
+    except ImportError as error:
+        raise ImportError(
+            f'16-bit files need OpenCV ({error}): pip install "smoothsr[io]"'
+        ) from error
+    stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if stored is None or stored.dtype != np.uint16 or stored.shape[:2] != sides:
+        raise ImageError("OpenCV can't decode its 16 bits; convert it to a 16-bit PNG")
+    order = {"LA": [0, 3], "RGB": [2, 1, 0], "RGBA": [2, 1, 0, 3]}.get(mode, [0])
+    return np.atleast_3d(stored)[..., order]
+
+
+def _with_key(samples: np.ndarray, key: Any, depth: int) -> np.ndarray:
+    """Add the alpha of a file in which one colour means transparent."""
+    # Pillow scales gray of 1 to 4 bits, not always the key.
+    scale = 255 // (2**depth - 1) if depth < 8 and key < 2**depth else 1
+    visible = (samples != np.asarray(key) * scale).any(2, keepdims=True)
+    alpha = (visible * np.iinfo(samples.dtype).max).astype(samples.dtype)
+    return np.concatenate([samples, alpha], 2)
 
 
 def _upright(samples: np.ndarray, orientation: int) -> np.ndarray:
@@ -249,57 +297,15 @@ def _fill_transparent(samples: np.ndarray) -> np.ndarray:
 
 
 def _encode(path: Path, picture: Picture) -> bytes:
-    pixels, alpha, bits, icc = picture.pixels, picture.alpha, picture.bits, picture.icc
-    shapes = (*pixels.shape,), None if alpha is None else (*alpha.shape,)
-    if (
-        pixels.ndim != 4
-        or shapes[0][:2] not in ((1, 1), (1, 3))
-        or shapes[1] not in (None, (1, 1, *shapes[0][2:]))
-    ):
-        raise ValueError(
-            "pixels must be (1,1,h,w) or (1,3,h,w) and alpha None or (1,1,h,w), got "
-            f"{shapes[0]} and {shapes[1]}"
-        )
-    if bits not in (8, 16) or not pixels.numel():
-        raise ValueError(
-            f"bits must be 8 or 16 and the size at least 1x1, got {bits} and "
-            f"{shapes[0][2]}x{shapes[0][3]}"
-        )
-    if icc is not None and icc[16:20] != _SPACE[shapes[0][1]]:
-        raise ValueError(
-            f"icc must be a profile for {_SPACE[shapes[0][1]]!r} as the pixels are, got "
-            f"{icc[16:20]!r}; pass None"
-        )
-    values = torch.cat(
-        [part.detach().cpu().float() for part in (pixels, alpha) if part is not None], 1
-    )
-    if not values.isfinite().all():
-        raise ValueError("pixels and alpha must be finite, got NaN or infinity")
-    if (suffix := path.suffix.lower()) not in _FORMATS:
-        raise ImageError(
-            f"{path}: no format for the suffix {suffix!r}; use one of {' '.join(EXTENSIONS)}"
-        )
-    name, options, unable = _FORMATS[suffix]
-    needs = {
-        "16 bits": bits == 16,
-        "alpha": alpha is not None,
-        "16-bit gray with alpha": bits == 16 and values.shape[1] == 2,
-    }
-    needs["a gray profile" if shapes[0][1] == 1 else "an RGB profile"] = icc is not None
-    if lost := [need for need, needed in needs.items() if needed and need in unable]:
-        raise ImageError(f"{path}: {suffix} can't hold {' nor '.join(lost)}; use .png")
-    samples = (
-        (to_8bit(values) if bits == 8 else (values.clamp(0, 1) * 65535).round())[0]
-        .permute(1, 2, 0)
-        .numpy()
-        .astype(f"uint{bits}")
-    )
-    if bits == 16:
-        return (_png_16 if name == "PNG" else _tiff_16)(samples, icc)
+    """Encode in the format of path's suffix."""
+    name, options, _ = _FORMATS[path.suffix.lower()]
+    samples = _samples(picture)
+    if picture.bits == 16:
+        return (_png_16 if name == "PNG" else _tiff_16)(samples, picture.icc)
     stream = BytesIO()
     try:
         Image.fromarray(samples[..., 0] if samples.shape[2] == 1 else samples).save(
-            stream, name, icc_profile=icc, **options
+            stream, name, icc_profile=picture.icc, **options
         )
     except (OSError, ValueError) as error:
         raise ImageError(
@@ -307,6 +313,46 @@ def _encode(path: Path, picture: Picture) -> bytes:
             f"{error}; use .png"
         ) from error
     return stream.getvalue()
+
+
+def _require_sound(picture: Picture) -> None:
+    """Refuse a picture whose parts don't fit together."""
+    pixels, alpha = (*picture.pixels.shape,), picture.alpha
+    opacity = None if alpha is None else (*alpha.shape,)
+    if (
+        len(pixels) != 4
+        or pixels[:2] not in ((1, 1), (1, 3))
+        or opacity not in (None, (1, 1, *pixels[2:]))
+    ):
+        raise ValueError(
+            "pixels must be (1,1,h,w) or (1,3,h,w) and alpha None or (1,1,h,w), got "
+            f"{pixels} and {opacity}"
+        )
+    if picture.bits not in (8, 16) or not picture.pixels.numel():
+        raise ValueError(
+            f"bits must be 8 or 16 and the size at least 1x1, got {picture.bits} and "
+            f"{pixels[2]}x{pixels[3]}"
+        )
+    if picture.icc is not None and picture.icc[16:20] != _SPACE[pixels[1]]:
+        raise ValueError(
+            f"icc must be a profile for {_SPACE[pixels[1]]!r} as the pixels are, got "
+            f"{picture.icc[16:20]!r}; pass None"
+        )
+
+
+def _samples(picture: Picture) -> np.ndarray:
+    """Round to integers (h,w,c), a band of rows at a time, since an output may fill the memory."""
+    parts = [part.detach()[0] for part in (picture.pixels, picture.alpha) if part is not None]
+    height, width = parts[0].shape[1:]
+    samples = np.empty((height, width, sum(map(len, parts))), f"uint{picture.bits}")
+    for top in range(0, height, BAND):
+        band = torch.cat([part[:, top : top + BAND].cpu().float() for part in parts])
+        if not band.isfinite().all():
+            raise ValueError("pixels and alpha must be finite, got NaN or infinity")
+        eight = picture.bits == 8
+        band = to_8bit(band) if eight else band.clamp(0, 1).mul_(65535).round_()
+        samples[top : top + BAND] = band.permute(1, 2, 0).numpy()
+    return samples
 
 
 def _png_16(samples: np.ndarray, icc: bytes | None) -> bytes:

@@ -1,129 +1,281 @@
-"""What people read of a certificate: a table over radii, two sentences, and figures."""
+"""What people read of a certificate: a table over radii, two sentences, and figures.
+
+`answer` asks everything of a certificate once; table and figures are made of what it found.
+"""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from torch import Tensor
 
+from smoothsr import metrics
 from smoothsr.certificates.certificate import Certificate
+from smoothsr.certificates.options import Predictor
 from smoothsr.engine.noise import sigma_text
 from smoothsr.files.atomic import replacing
+from smoothsr.reports import deviation_report
+from smoothsr.reports.deviation_report import Deviation
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["linf_rows", "panel", "radius_figure", "rows", "save_figure", "sentences", "table"]
+__all__ = [
+    "Answers",
+    "Questions",
+    "answer",
+    "panel",
+    "radius_figure",
+    "save_figure",
+    "sections",
+    "sentences",
+]
 
+LINF = (0.5 / 255, 1 / 255)  # radii of attacks on every value
 Row = dict[str, Any]
+Column = tuple[str, Callable[[Row], str], str]  # its head, its cell for a row, and its meaning
 
 
-def rows(
-    certificate: Certificate,
-    radii: Sequence[float],
-    tolerance: float,
-    beta: float,
-    reference: Tensor | None,
-) -> list[Row]:
-    """Tabulate what is certified at each l2 radius.
+@dataclass(frozen=True, eq=False)
+class Questions:
+    """What is asked of a certificate.
 
-    Args:
-        certificate: Of scope "image".
+    Attributes:
         radii: l2 norms.
-        tolerance: In [0, 1] units.
+        tolerance: Of the radius map, in [0, 1] units.
         beta: Failure probability of one served inference, for each value.
         reference: Ground truth (1,C,H,W), for certified fidelity, or None.
-
-    Returns:
-        One row for each predictor and radius: share of pixels that stay within tolerance of the
-        output, mean width of the bounds in 8-bit steps, share of trivial values, certified PSNR in
-        dB against the output itself and, if there is one, the reference.
     """
-    found = []
-    for predictor in certificate.predictors:
-        held = certificate.radius_map(tolerance, predictor, beta)
-        for radius in radii:
-            lower, upper = certificate.bounds(radius, predictor, beta)
-            row: Row = {
-                "predictor": predictor,
-                "radius": radius,
-                "rms_8bit": certificate.rms(radius),
-                "within_tolerance": float((held >= radius).float().mean()),
-                "mean_width_8bit": float((upper - lower).mean() * 255),
-                "trivial_share": float(((lower == 0) & (upper == 1)).float().mean()),
-                "psnr_box": certificate.psnr(radius, method="box", predictor=predictor),
-                "psnr_collective": certificate.psnr(
-                    radius, method="collective", predictor=predictor
-                ),
-            }
-            if reference is not None:
-                row["psnr_reference"] = certificate.psnr(radius, reference, predictor=predictor)
-            found.append(row)
+
+    radii: Sequence[float]
+    tolerance: float
+    beta: float
+    reference: Tensor | None = None
+
+    @property
+    def shown(self) -> float:
+        """The radius of the bounds that are shown as pictures: the smallest above 0."""
+        return min((radius for radius in self.radii if radius > 0), default=0.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a certificate answers.
+
+    Attributes:
+        certificate: Of scope "image".
+        questions: What was asked.
+        radius_maps: For each predictor, (H,W).
+        rows: For each predictor and l2 radius: share of pixels that stay within tolerance of the
+            output, mean width of the bounds in 8-bit steps, share of trivial values, certified PSNR
+            in dB against the output itself and, if there is one, the reference.
+        linf_rows: For each predictor and linf radius the certified PSNR, each patch by itself.
+        actual: PSNR to the reference without an attack, of "bare" and "smoothed"; empty without a
+            reference.
+        deviations: How far the mean can move; empty without a spectrum.
+    """
+
+    certificate: Certificate
+    questions: Questions
+    radius_maps: Mapping[Predictor, Tensor]
+    rows: Sequence[Row]
+    linf_rows: Sequence[Row]
+    actual: Mapping[str, float]
+    deviations: Sequence[Deviation]
+
+
+def answer(certificate: Certificate, questions: Questions, bare: Tensor | None) -> Answers:
+    """Ask a certificate of scope "image" all questions.
+
+    Args:
+        certificate: What is asked.
+        questions: At least one radius.
+        bare: The bare network's output (1,C,H,W), or None.
+    """
+    maps = {
+        predictor: certificate.radius_map(questions.tolerance, predictor, questions.beta)
+        for predictor in certificate.predictors
+    }
+    outputs = {"bare": bare, "smoothed": certificate.sr}
+    reference = questions.reference
+    return Answers(
+        certificate=certificate,
+        questions=questions,
+        radius_maps=maps,
+        rows=[
+            _row(certificate, questions, predictor, radius, maps[predictor])
+            for predictor in maps
+            for radius in sorted(questions.radii)
+        ],
+        linf_rows=[
+            {"predictor": predictor, "linf": radius}
+            | _psnrs(certificate, questions, "psnr", radius, predictor=predictor, norm="linf")
+            for predictor in maps
+            for radius in LINF
+        ],
+        actual={
+            name: metrics.psnr(output, reference).item()
+            for name, output in outputs.items()
+            if output is not None and reference is not None
+        },
+        deviations=deviation_report.deviations(certificate) if certificate.spectrum else [],
+    )
+
+
+def _row(
+    certificate: Certificate,
+    questions: Questions,
+    predictor: Predictor,
+    radius: float,
+    held: Tensor,
+) -> Row:
+    lower, upper = certificate.bounds(radius, predictor, questions.beta)
+    return {
+        "predictor": predictor,
+        "radius": radius,
+        "rms_8bit": certificate.rms(radius),
+        "within_tolerance": float((held >= radius).float().mean()),
+        "mean_width_8bit": float((upper - lower).mean() * 255),
+        "trivial_share": float(((lower == 0) & (upper == 1)).float().mean()),
+        "psnr_box": certificate.psnr(radius, method="box", predictor=predictor),
+    } | _psnrs(certificate, questions, "psnr_collective", radius, predictor=predictor)
+
+
+def _psnrs(
+    certificate: Certificate, questions: Questions, name: str, radius: float, **options: Any
+) -> Row:
+    """The certified PSNR to the output itself, under a name, and to the reference."""
+    found = {name: certificate.psnr(radius, **options)}
+    if questions.reference is not None:
+        found["psnr_reference"] = certificate.psnr(radius, questions.reference, **options)
     return found
 
 
-def linf_rows(
-    certificate: Certificate, radii: Sequence[float], reference: Tensor | None
-) -> list[Row]:
-    """Tabulate the certified PSNR at each linf radius, each patch by itself."""
-    found = []
-    for predictor in certificate.predictors:
-        for radius in radii:
-            row: Row = {
-                "predictor": predictor,
-                "linf": radius,
-                "psnr": certificate.psnr(radius, predictor=predictor, norm="linf"),
-            }
-            if reference is not None:
-                row["psnr_reference"] = certificate.psnr(
-                    radius, reference, predictor=predictor, norm="linf"
-                )
-            found.append(row)
-    return found
+def sections(answers: Answers) -> list[str]:
+    """Format for a terminal: first how far the whole output can move, then of single values a
+    table for each predictor, under a line that says which it is, then what its columns mean.
+    """
+    moved = [deviation_report.text(answers.certificate, answers.deviations)]
+    tables = [_section(answers, predictor) for predictor in answers.radius_maps]
+    return [*(moved if answers.deviations else []), *tables, _legend(answers)]
 
 
-def table(
-    certificate: Certificate, found: Sequence[Row], linf: Sequence[Row], tolerance: float
-) -> str:
-    """Format rows for a terminal."""
-    patch = math.sqrt(certificate.lr_shape[0] * max(tile.pixels for tile in certificate.tiles))
-    columns: list[tuple[str, Callable[[Row], str]]] = [
-        ("l2 radius", lambda row: f"{row['radius']:.4g}"),
-        ("RMS/255", lambda row: f"{row['rms_8bit']:.3f}"),
-        ("on one patch", lambda row: f"{row['radius'] * 255 / patch:.3f}"),
-        (f"within {tolerance * 255:g}/255", lambda row: f"{row['within_tolerance']:.1%}"),
-        ("mean width", lambda row: f"{row['mean_width_8bit']:.1f}/255"),
-        ("trivial", lambda row: f"{row['trivial_share']:.1%}"),
-        ("PSNR box", lambda row: f"{row['psnr_box']:.2f} dB"),
-        ("collective", lambda row: f"{row['psnr_collective']:.2f} dB"),
+def _section(answers: Answers, predictor: str) -> str:
+    columns = _columns(answers)
+    cells = [[head for head, _, _ in columns]]
+    last = len(columns) - 1
+    for name, psnr in answers.actual.items():
+        cells.append([name, *[""] * (last - 1), f"{psnr:.2f} dB"])
+    for row in answers.rows:
+        if row["predictor"] == predictor:
+            cells.append([cell(row) for _, cell, _ in columns])
+    widths = [max(12, len(head)) for head in cells[0]]
+    lines = [
+        "  ".join(f"{cell:>{width}}" for cell, width in zip(row, widths, strict=True))
+        for row in cells
     ]
-    if "psnr_reference" in found[0]:
-        columns.append(("to reference", lambda row: f"{row['psnr_reference']:.2f} dB"))
-    lines = []
-    for predictor in certificate.predictors:
-        lines += ["", "  ".join(f"{head:>12}" for head, _ in columns)]
-        for row in found:
-            if row["predictor"] == predictor:
-                lines.append("  ".join(f"{cell(row):>12}" for _, cell in columns))
-        for row in linf:
-            if row["predictor"] == predictor:
-                change = f"every value changed by up to {row['linf'] * 255:g}/255 (linf)"
-                reference = (
-                    f", {row['psnr_reference']:.2f} dB to the reference"
-                    if "psnr_reference" in row
-                    else ""
-                )
-                lines.append(f"  {change}: PSNR at least {row['psnr']:.2f} dB{reference}")
-        if predictor == "served":
-            lines.append(
-                f"  served: the {certificate.agg} of {certificate.n_serve} fresh draws; its "
-                "PSNR is of the expected error"
+    for row in answers.linf_rows:
+        if row["predictor"] == predictor:
+            lines.append(_linf_line(row))
+    return "\n".join([_who(answers.certificate, predictor), *lines])
+
+
+def _who(certificate: Certificate, predictor: str) -> str:
+    """Say which predictor the numbers below are about."""
+    if predictor == "served":
+        return (
+            f"served: the {certificate.agg} of {certificate.n_serve} fresh draws, as it is run; "
+            "its PSNR is of the expected error"
+        )
+    return f"ideal: the {certificate.agg} of infinitely many draws; its PSNR is the worst case"
+
+
+def _linf_line(row: Row) -> str:
+    change = f"every value changed by up to {row['linf'] * 255:g}/255 (linf)"
+    reference = (
+        f", {row['psnr_reference']:.2f} dB to the reference" if "psnr_reference" in row else ""
+    )
+    return f"  {change}: PSNR at least {row['psnr']:.2f} dB{reference}"
+
+
+def _columns(answers: Answers) -> list[Column]:
+    certificate, tolerance = answers.certificate, f"{answers.questions.tolerance * 255:g}/255"
+    largest = max(tile.pixels for tile in certificate.tiles)
+    patch = math.sqrt(certificate.lr_shape[0] * largest)
+    return [
+        (
+            "l2 radius",
+            lambda row: f"{row['radius']:.4g}",
+            "the largest attack: l2 norm of all that is added to the input, values in [0, 1]",
+        ),
+        (
+            "RMS/255",
+            lambda row: f"{row['rms_8bit']:.3f}",
+            "the same attack spread over the image: root mean square, in 8-bit steps",
+        ),
+        (
+            "on one patch",
+            lambda row: f"{row['radius'] * 255 / patch:.3f}",
+            "the same attack spread over one patch, what the network reads for one tile",
+        ),
+        (
+            f"within {tolerance}",
+            lambda row: f"{row['within_tolerance']:.1%}",
+            f"pixels that certainly stay within {tolerance} of the output",
+        ),
+        (
+            "mean width",
+            lambda row: f"{row['mean_width_8bit']:.1f}/255",
+            "upper minus lower bound, averaged over the values",
+        ),
+        (
+            "trivial",
+            lambda row: f"{row['trivial_share']:.1%}",
+            "values of which nothing is known: their bounds are 0 and 255",
+        ),
+        *_psnr_columns(answers.questions.reference is not None),
+    ]
+
+
+def _psnr_columns(referred: bool) -> list[Column]:
+    columns: list[Column] = [
+        (
+            "PSNR box",
+            lambda row: f"{row['psnr_box']:.2f} dB",
+            "the attacked output against this one, at least, were all of the attack on each tile",
+        ),
+        (
+            "collective",
+            lambda row: f"{row['psnr_collective']:.2f} dB",
+            "the same, with one attack that all tiles share, which is what there is",
+        ),
+    ]
+    if referred:
+        columns.append(
+            (
+                "to reference",
+                lambda row: f"{row['psnr_reference']:.2f} dB",
+                "the attacked output against the reference, at least; first the bare and the "
+                "smoothed output without an attack",
             )
-        else:
-            lines.append(f"  ideal: the {certificate.agg} of infinitely many draws; worst case")
-    return "\n".join(lines[1:])
+        )
+    return columns
+
+
+def _legend(answers: Answers) -> str:
+    lines = [f"{head:>12}: {meaning}" for head, _, meaning in _columns(answers)]
+    count = answers.certificate.multiplicity
+    if count > 1:
+        lines.append(
+            f"{'M':>12}: {count}, the most patches that read one input pixel: an attack counts "
+            f"in each, so the squares of its\n{'':14}norms on the patches add up to at most "
+            f"{count} times that of its norm on the image"
+        )
+    return "\n".join(lines)
 
 
 def sentences(certificate: Certificate, radius: float, beta: float) -> tuple[str, str]:
@@ -170,62 +322,52 @@ def sentences(certificate: Certificate, radius: float, beta: float) -> tuple[str
     return given, absent
 
 
-def radius_figure(certificate: Certificate, tolerance: float, beta: float) -> "Figure":
-    """Draw the heat map of certified radii, with a colour bar in l2 units and in 8-bit RMS over a
-    patch.
-    """
+def radius_figure(answers: Answers) -> "Figure":
+    """Draw the heat map of certified radii, with a colour bar in l2 units."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 6), layout="constrained")
-    _radius_axes(figure, figure.subplots(), certificate, tolerance, beta)
+    _draw_radii(figure, figure.subplots(), answers)
     return figure
 
 
-def panel(
-    lr: Tensor, bare: Tensor, certificate: Certificate, radius: float, tolerance: float, beta: float
-) -> "Figure":
-    """Draw input, bare output, smoothed output, both bounds and the radius map side by side.
+def panel(lr: Tensor, bare: Tensor | None, answers: Answers) -> "Figure":
+    """Draw input, bare and smoothed output and the reference; below them both bounds, their width
+    and the radius map.
 
     Args:
         lr: (1,C,h,w) in [0, 1].
-        bare: The bare network's output (1,C,H,W).
-        certificate: Of lr.
-        radius: Where the bounds are shown.
-        tolerance: Of the radius map, in [0, 1] units.
-        beta: Failure probability of one served inference, for each value.
+        bare: The bare network's output (1,C,H,W), or None, which leaves it out.
+        answers: Of lr's certificate.
     """
     from matplotlib.figure import Figure
 
+    certificate, questions = answers.certificate, answers.questions
     predictor = certificate.predictors[0]
-    lower, upper = certificate.bounds(radius, predictor, beta)
-    height, width = certificate.sr_bytes.shape[2:]
-    figure = Figure(
-        figsize=(12.8, 8 * min(2.0, max(0.5, height / width)) + 0.5), layout="constrained"
-    )
-    axes = figure.subplots(2, 3)
-    pictures = [
+    lower, upper = certificate.bounds(questions.shown, predictor, questions.beta)
+    of = f"({predictor}), l2 radius {questions.shown:.3g}"
+    sigma = sigma_text(certificate.sigma)
+    smoothed = f"smoothed: {certificate.agg} of {certificate.n_serve}, sigma {sigma}"
+    top = [
         (lr, f"input, {certificate.lr_shape[2]} x {certificate.lr_shape[1]}"),
         (bare, "bare network"),
-        (
-            certificate.sr,
-            f"smoothed: {certificate.agg} of {certificate.n_serve}, "
-            f"sigma {sigma_text(certificate.sigma)}",
-        ),
-        (lower, f"lower bound ({predictor}), l2 radius {radius:.3g}"),
-        (upper, f"upper bound ({predictor}), l2 radius {radius:.3g}"),
+        (certificate.sr, smoothed),
+        (questions.reference, "reference"),
     ]
-    for axis, (image, title) in zip(axes.flat, pictures, strict=False):
-        array = image[0].detach().cpu().float().clamp(0, 1).permute(1, 2, 0).numpy()
-        axis.imshow(
-            array if array.shape[2] == 3 else array[..., 0],
-            cmap="gray",
-            vmin=0,
-            vmax=1,
-            interpolation="nearest",
-        )
-        axis.set_title(title, fontsize=10)
-        axis.set_axis_off()
-    _radius_axes(figure, axes[1, 2], certificate, tolerance, beta)
+    pictures = [(image, title) for image, title in top if image is not None]
+    height, width = certificate.sr_bytes.shape[2:]
+    ratio = min(2.0, max(0.5, height / width))
+    figure = Figure(figsize=(15, 4.2 * ratio * (1 + 3 / len(pictures)) + 1), layout="constrained")
+    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[4 / len(pictures), 1]).flat
+    for axis, (image, title) in zip(
+        above.subplots(1, len(pictures), squeeze=False).flat, pictures, strict=True
+    ):
+        _draw_picture(axis, image, title)
+    axes = below.subplots(1, 4)
+    _draw_picture(axes[0], lower, f"lower bound {of}")
+    _draw_picture(axes[1], upper, f"upper bound {of}")
+    _draw_width(figure, axes[2], upper - lower)
+    _draw_radii(figure, axes[3], answers)
     return figure
 
 
@@ -235,25 +377,38 @@ def save_figure(figure: "Figure", path: Path, dpi: int = 110) -> None:
         figure.savefig(part, format="png", dpi=dpi)
 
 
-def _radius_axes(
-    figure: "Figure", axis: Any, certificate: Certificate, tolerance: float, beta: float
-) -> None:
+def _draw_picture(axis: "Axes", image: Tensor, title: str) -> None:
+    array = image[0].detach().cpu().float().clamp(0, 1).permute(1, 2, 0).numpy()
+    shown = array if array.shape[2] == 3 else array[..., 0]
+    axis.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    axis.set_title(title, fontsize=10)
+    axis.set_axis_off()
+
+
+def _draw_width(figure: Any, axis: "Axes", width: Tensor) -> None:
+    """Draw how far apart the bounds of a pixel's widest channel are."""
+    steps = (width[0].amax(0) * 255).numpy()
+    image = axis.imshow(steps, cmap="magma", vmin=0, vmax=max(1.0, steps.max()))
+    axis.set_title(f"width of the bounds, mean {255 * width.mean():.1f}/255", fontsize=10)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    bar = figure.colorbar(image, ax=axis, shrink=0.85, location="bottom")
+    bar.set_label("upper - lower, widest channel, 8-bit steps", fontsize=9)
+
+
+def _draw_radii(figure: Any, axis: "Axes", answers: Answers) -> None:
+    certificate, tolerance = answers.certificate, answers.questions.tolerance
     predictor = certificate.predictors[0]
-    radii = certificate.radius_map(tolerance, predictor, beta).numpy()
-    share = float(np.isfinite(radii).mean())
+    radii = answers.radius_maps[predictor].numpy()
+    none = 1 - float(np.isfinite(radii).mean())
     top = max(float(np.nanmax(radii, initial=0.0)), 1e-9)
     axis.set_facecolor("0.75")  # where not even radius 0 is certified
     image = axis.imshow(radii, cmap="viridis", vmin=0, vmax=top, interpolation="nearest")
     axis.set_title(
-        f"certified radius for {tolerance * 255:g}/255 ({predictor}); gray: none, {1 - share:.0%}",
-        fontsize=10,
+        f"radius for {tolerance * 255:g}/255 ({predictor}); gray: none, {none:.0%}", fontsize=10
     )
     axis.set_xticks([])
     axis.set_yticks([])
-    bar = figure.colorbar(image, ax=axis, shrink=0.85)
-    scope = (
-        "attack's l2 norm on the pixel's patch"
-        if certificate.tile
-        else "attack's l2 norm on the image"
-    )
-    bar.set_label(f"{scope} (LR values in [0, 1])", fontsize=9)
+    bar = figure.colorbar(image, ax=axis, shrink=0.85, location="bottom")
+    where = "on the pixel's patch" if certificate.tile else "on the image"
+    bar.set_label(f"attack's l2 norm {where}, values in [0, 1]", fontsize=9)

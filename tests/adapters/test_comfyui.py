@@ -72,6 +72,7 @@ def test_defaults_are_accepted(node, descriptor, image):
     }
     (sr,) = node.upscale(descriptor, image[:1, :5, :6], **widgets)
     assert sr.shape == (1, 20, 24, 3)
+    assert not sr.requires_grad
 
 
 @pytest.mark.parametrize("options", [OPTIONS, {**OPTIONS, "agg": "mean"}, {**OPTIONS, "tile": 0}])

@@ -8,7 +8,7 @@ import torch
 
 from smoothsr import Certificate
 from smoothsr.cli import main
-from smoothsr.cli.parser import number
+from smoothsr.evaluation.numbers import number
 from smoothsr.files import images
 from smoothsr.files.images import Picture
 
@@ -275,18 +275,6 @@ def test_mistakes_are_one_line(photo, tmp_path, capsys):
     assert "no images" in error_of(capsys, "upscale", empty)
     assert list(tmp_path.glob("**/*_sr*")) == []
     assert list(tmp_path.glob("**/*.part")) == []
-
-
-def test_huge_images_want_a_tile(photo, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("smoothsr.attacks.gradient_memory.LIMIT", 50_000)
-    assert "--tile" in error_of(capsys, "certify", photo, "--tile", "0", "-o", tmp_path / "out")
-    assert not (tmp_path / "out").exists()
-    assert main(["upscale", str(photo), "-o", str(tmp_path), "-n", "21"]) == 2
-    assert "pass --tile 64" in capsys.readouterr().err
-    assert (
-        main(["upscale", str(photo), "-o", str(tmp_path), "-n", "21", "--tile", "3", "--halo", "1"])
-        == 0
-    )
 
 
 def test_an_existing_result_survives_a_failure(photo, tmp_path, monkeypatch):

@@ -98,3 +98,10 @@ def test_a_short_image_along_one_axis_keeps_its_halo_along_the_other():
     tiles = grid(3, 12, 4, 2)
     assert len(tiles) == 3
     assert all(t.rows.gather == (0, 1, 2) and len(t.columns.gather) == 8 for t in tiles)
+
+
+def test_a_halo_of_reflections_alone_is_refused_at_once():
+    assert grid(5, 4, 2, 20)
+    with pytest.raises(ValueError, match="halo must be at most 20 for an image of 4x5 pixels"):
+        grid(5, 4, 2, 100_000_000)
+    assert len(grid(5, 4, 8, 100_000_000)) == 1  # one tile, which needs none

@@ -1,8 +1,10 @@
+import pytest
 import torch
 from torch import nn
 
-from smoothsr import SmoothedSR
+from smoothsr import SmoothedSR, metrics
 from smoothsr.reports import certificate_report
+from smoothsr.reports.certificate_report import Questions, answer
 
 
 def certificate(**options):
@@ -11,31 +13,77 @@ def certificate(**options):
     return lr, SmoothedSR(net, 0.05, **options).certify(lr, n=200, levels=4)
 
 
+def reference_of(made):
+    return torch.rand(made.sr.shape, generator=torch.Generator().manual_seed(1))
+
+
 def test_predictors_are_those_that_can_be_spoken_of():
     assert certificate()[1].predictors == ["served", "ideal"]
     assert certificate(seed=1)[1].predictors == ["ideal"]
     assert certificate(agg="mean")[1].predictors == ["ideal"]
 
 
-def test_rows_and_table_agree_with_the_certificate():
+def test_answers_and_table_agree_with_the_certificate():
     _, made = certificate(tile=2, halo=1)
-    reference = torch.rand(made.sr.shape, generator=torch.Generator().manual_seed(1))
-    found = certificate_report.rows(made, [0.0, 0.01], 16 / 255, 0.01, reference)
-    assert [(row["predictor"], row["radius"]) for row in found] == [
+    reference = reference_of(made)
+    answers = answer(made, Questions([0.01, 0.0], 16 / 255, 0.01, reference), made.sr)
+    assert [(row["predictor"], row["radius"]) for row in answers.rows] == [
         (p, r) for p in ("served", "ideal") for r in (0.0, 0.01)
     ]
-    for row in found:
-        assert row["psnr_reference"] == made.psnr(
-            row["radius"], reference, predictor=row["predictor"]
-        )
-        assert row["trivial_share"] == made.trivial_share(row["radius"], row["predictor"], 0.01)
+    for row in answers.rows:
+        radius, predictor = row["radius"], row["predictor"]
+        assert row["psnr_reference"] == made.psnr(radius, reference, predictor=predictor)
+        assert row["trivial_share"] == made.trivial_share(radius, predictor, 0.01)
         assert row["psnr_box"] <= row["psnr_collective"] + 1e-9
-    linf = certificate_report.linf_rows(made, [1 / 255], reference)
-    text = certificate_report.table(made, found, linf, 16 / 255)
-    assert f"{found[1]['psnr_collective']:.2f} dB" in text
-    assert f"{linf[0]['psnr']:.2f} dB, {linf[0]['psnr_reference']:.2f} dB to the reference" in text
-    assert "within 16/255" in text
+        held = made.radius_map(16 / 255, predictor, 0.01)
+        assert row["within_tolerance"] == float((held >= radius).float().mean())
+    text = "\n\n".join(certificate_report.sections(answers))
+    linf = answers.linf_rows[0]
+    assert f"{answers.rows[1]['psnr_collective']:.2f} dB" in text
+    assert f"{linf['psnr']:.2f} dB, {linf['psnr_reference']:.2f} dB to the reference" in text
     assert max(map(len, text.splitlines())) < 132
+
+
+def test_a_table_says_first_what_it_is_about_and_then_what_its_words_mean():
+    _, made = certificate(tile=2, halo=1)
+    answers = answer(made, Questions([0.01], 16 / 255, 0.01, reference_of(made)), None)
+    served, ideal, legend = certificate_report.sections(answers)
+    assert served.startswith("served: the median of 21 fresh draws")
+    assert ideal.startswith("ideal: the median of infinitely many draws")
+    heads = [head.strip() for head in served.splitlines()[1].split("  ") if head.strip()]
+    assert [line.split(":")[0].strip() for line in legend.splitlines()[: len(heads)]] == heads
+    assert "M: 4, the most patches that read one input pixel" in legend
+    whole = answer(certificate()[1], Questions([0.01], 16 / 255, 0.01), None)
+    assert "M:" not in certificate_report.sections(whole)[-1]  # one patch: nothing to explain
+
+
+def test_what_is_without_an_attack_stands_above_the_bounds():
+    lr, made = certificate(tile=2, halo=1)
+    reference = reference_of(made)
+    bare = nn.functional.interpolate(lr, scale_factor=2)
+    answers = answer(made, Questions([0.01], 16 / 255, 0.01, reference), bare)
+    expected = {"bare": bare, "smoothed": made.sr}
+    lines = certificate_report.sections(answers)[0].splitlines()
+    for line, (name, output) in zip(lines[2:], expected.items(), strict=False):
+        psnr = metrics.psnr(output, reference).item()
+        assert answers.actual[name] == psnr
+        assert line.split() == [name, f"{psnr:.2f}", "dB"]
+        assert line.endswith(f"{psnr:.2f} dB")
+        assert len(line) == len(lines[1])  # in the column of the bounds to the reference
+    assert answer(made, Questions([0.01], 16 / 255, 0.01), bare).actual == {}
+
+
+def test_each_radius_map_is_computed_once(monkeypatch, tmp_path):
+    lr, made = certificate(tile=2, halo=1)
+    calls = []
+    original = type(made).radius_map
+    monkeypatch.setattr(
+        type(made), "radius_map", lambda *given: calls.append(given[2]) or original(*given)
+    )
+    answers = answer(made, Questions([0.0, 0.01], 16 / 255, 0.01), made.sr)
+    certificate_report.radius_figure(answers)
+    certificate_report.panel(lr, made.sr, answers)
+    assert calls == ["served", "ideal"]
 
 
 def test_sentences_say_radius_confidence_and_predictor():
@@ -65,13 +113,29 @@ def test_a_void_certificate_claims_nothing():
 
 
 def test_figures_show_real_units(tmp_path):
-    lr, made = certificate(tile=2, halo=1)
-    figure = certificate_report.radius_figure(made, 16 / 255, 0.01)
-    assert any("l2 norm" in axis.get_ylabel() for axis in figure.axes)
+    _, made = certificate(tile=2, halo=1)
+    answers = answer(made, Questions([0.01], 16 / 255, 0.01), None)
+    figure = certificate_report.radius_figure(answers)
+    labels = [axis.get_xlabel() for axis in figure.axes]
+    assert any("l2 norm" in label for label in labels)
     shown = figure.axes[0].images[0].get_array().data
     expected = made.radius_map(16 / 255, "served", 0.01).numpy()
     assert shown.shape == expected.shape
-    panel = certificate_report.panel(lr, made.sr, made, 0.01, 16 / 255, 0.01)
-    assert len([axis for axis in panel.axes if axis.images]) >= 6
+
+
+@pytest.mark.parametrize("with_bare", [False, True])
+@pytest.mark.parametrize("with_reference", [False, True])
+def test_no_cell_of_the_panel_is_empty_and_one_is_the_width(with_bare, with_reference, tmp_path):
+    lr, made = certificate(tile=2, halo=1)
+    reference = reference_of(made) if with_reference else None
+    answers = answer(made, Questions([0.01], 16 / 255, 0.01, reference), None)
+    panel = certificate_report.panel(lr, made.sr if with_bare else None, answers)
+    cells = [axis for axis in panel.axes if axis.get_title()]
+    assert all(axis.images for axis in cells)
+    assert len(cells) == 6 + with_bare + with_reference
+    lower, upper = made.bounds(0.01, "served", 0.01)
+    width = next(axis for axis in cells if axis.get_title().startswith("width of the bounds"))
+    steps = (upper - lower)[0].amax(0).numpy() * 255
+    assert width.images[0].get_array().data == pytest.approx(steps, abs=1e-4)
     certificate_report.save_figure(panel, tmp_path / "panel.png")
     assert [path.name for path in tmp_path.iterdir()] == ["panel.png"]

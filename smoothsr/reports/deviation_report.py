@@ -1,0 +1,114 @@
+"""What people read of a spectral certificate: how far the whole output can move, in one sentence
+and a table.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from smoothsr.certificates.certificate import Certificate
+from smoothsr.certificates.options import Norm
+from smoothsr.engine.noise import sigma_text
+
+__all__ = ["Deviation", "deviations", "text"]
+
+LINF = (0.5 / 255, 1 / 255, 2 / 255)
+L2_SIGMAS = (0.5, 1.0, 2.0)
+SHOWN = 1 / 255  # the linf radius of the sentence
+
+
+class Deviation(NamedTuple):
+    """What holds of the mean for every attack of one norm.
+
+    Attributes:
+        norm: In which the attack is measured.
+        radius: Of the attack, in [0, 1] units.
+        rms_8bit: How far the ideal output moves at most, root mean square in 8-bit steps.
+        psnr_ideal: dB of the 8-bit ideal output under attack to the ideal output without.
+        psnr_served: The same of an output of few draws: of its expected error; None where there is
+            no fresh noise.
+    """
+
+    norm: Norm
+    radius: float
+    rms_8bit: float
+    psnr_ideal: float
+    psnr_served: float | None
+
+
+def deviations(certificate: Certificate) -> list[Deviation]:
+    """Ask a certificate that has a spectrum, of either statistic, how far the mean can move."""
+    mean = certificate.as_mean()
+    radii: Sequence[tuple[Norm, float]] = [
+        *(("linf", radius) for radius in LINF),
+        *(("l2", share * mean.sigma) for share in L2_SIGMAS),
+    ]
+    served = "served" in mean.psnr_predictors
+    return [
+        Deviation(
+            norm,
+            radius,
+            255 * mean.deviation(radius, norm),
+            mean.psnr(radius, predictor="ideal", norm=norm),
+            mean.psnr(radius, predictor="served", norm=norm) if served else None,
+        )
+        for norm, radius in radii
+    ]
+
+
+def text(certificate: Certificate, found: Sequence[Deviation]) -> str:
+    """Say it: first in one sentence, then as a table, then under which conditions."""
+    return "\n".join([_sentence(certificate, found), "", *_table(certificate, found)])
+
+
+def _sentence(certificate: Certificate, found: Sequence[Deviation]) -> str:
+    shown = next(row for row in found if row.norm == "linf" and row.radius == SHOWN)
+    if certificate.void:
+        return "Nothing is guaranteed: the certification draws came from a given seed."
+    if shown.rms_8bit >= 127:
+        return (
+            "Changes of 1 of 255 steps a value are too large for this certificate; smaller ones "
+            "are below."
+        )
+    return (
+        "Whatever is done to the file within 1 of 255 steps a value, the smoothed output stays "
+        f"within {shown.rms_8bit:.2g} steps (root mean square) of what it is without."
+    )
+
+
+def _table(certificate: Certificate, found: Sequence[Deviation]) -> list[str]:
+    heads = ["change of the file", "output moves by", "PSNR, ideal"]
+    served = found[0].psnr_served is not None
+    heads += [f"PSNR, {certificate.n_serve} draws"] if served else []
+    rows = [heads, *(_cells(row) for row in found)]
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
+    lines = [
+        "  ".join(
+            f"{cell:<{width}}" if column == 0 else f"{cell:>{width}}"
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in rows
+    ]
+    grid = f"tile {certificate.tile}, halo {certificate.halo}" if certificate.tile else "one tile"
+    confidence = f"{1 - certificate.alpha:.10g}"
+    lines += [
+        f"  of the mean of outputs under noise of sigma {sigma_text(certificate.sigma)} ({grid}); "
+        f"with confidence {confidence} over {certificate.n_cert} draws",
+        "  output moves by: at most, root mean square over all values of the ideal mean (of "
+        "infinitely many draws)",
+        "  PSNR: of the output in 8 bits to that ideal mean without the change"
+        + ("; of few draws: of the expected error" if served else ""),
+    ]
+    return lines
+
+
+def _cells(row: Deviation) -> list[str]:
+    steps = f"{row.radius * 255:.3g}/255"
+    change = f"every value by {steps}" if row.norm == "linf" else f"l2 norm {row.radius:.3g}"
+    cells = [change, f"{row.rms_8bit:.3g}/255", _db(row.psnr_ideal)]
+    return cells if row.psnr_served is None else [*cells, _db(row.psnr_served)]
+
+
+def _db(value: float) -> str:
+    """Round down, since these are bounds from below."""
+    return f"{math.floor(value * 100) / 100:.2f} dB" if math.isfinite(value) else "equal"
