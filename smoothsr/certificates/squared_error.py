@@ -24,6 +24,7 @@ __all__ = ["Budget", "Comparison", "mean_squared_error"]
 
 STRIP = 2**14  # output pixels unpacked at a time: memory stays small where a tile is the image
 WEIGHTS = np.array(LUMA) / 255
+AT_ONCE = 32  # groups of values handled at a time: they stay in a core's cache
 EXACT = 2**8  # so many squares of 8-bit steps are added in float32 without a rounding error
 
 
@@ -142,11 +143,13 @@ def _tile_errors(
             _by_tile(squares, side, separate)
             for squares in _squares(levels, shifts, comparison, rows, separate)
         )
-        for start in range(0, above.shape[-1], EXACT):
-            part = (..., slice(start, start + EXACT))
+        step = max(1, AT_ONCE // (above.shape[1] * above.shape[2]))
+        for start in range(0, above.shape[3], step):
+            part = np.s_[:, :, :, start : start + step]
             found = _expected_errors(above[part], below[part], lookups)
-            total = (np.sqrt(found) @ WEIGHTS) ** 2 if separate else found.sum(axis=2)
-            errors[first * across : (first + 1) * across] += total.T
+            if separate:
+                found = np.tensordot(np.sqrt(found), WEIGHTS, axes=(2, 0))[:, :, None] ** 2
+            errors[first * across : (first + 1) * across] += found.sum(axis=(2, 3)).T
     return errors / 255**2
 
 
@@ -186,33 +189,36 @@ def _squares(
 
 
 def _by_tile(squares: np.ndarray, side: int, separate: bool) -> np.ndarray:
-    """Sort the values (L,P,h,W) of a row of tiles by tile: (L,tiles,P,p), or (L,tiles,1,p) where
-    channels need not be told apart.
+    """Sort the values (L,P,h,W) of a row of tiles by tile and in groups of at most EXACT:
+    (L,tiles,P,groups,p), or (L,tiles,1,groups,p) where channels need not be told apart.
 
     Args:
         squares: The values.
-        side: Output width of a tile; where the last one is narrower, zeros fill it up.
+        side: Output width of a tile; where the last one is narrower, zeros fill it up, as they do
+            the last group.
         separate: Whether channels are told apart.
     """
     count, channels, height, width = squares.shape
     padded = np.pad(squares, ((0, 0), (0, 0), (0, 0), (0, -width % side)))
     tiled = padded.reshape(count, channels, height, -1, side).transpose(0, 3, 1, 2, 4)
-    return tiled.reshape(count, tiled.shape[1], channels if separate else 1, -1)
+    flat = tiled.reshape(count, tiled.shape[1], channels if separate else 1, -1)
+    group = min(EXACT, flat.shape[3])
+    filled = np.pad(flat, ((0, 0), (0, 0), (0, 0), (0, -flat.shape[3] % group)))
+    return filled.reshape(*flat.shape[:3], -1, group)
 
 
 def _expected_errors(above: np.ndarray, below: np.ndarray, lookups: Lookups) -> np.ndarray:
-    """Sum max(a^2, b^2) over some values, and take its mean over the bins: (K,tiles,P).
+    """Sum max(a^2, b^2) over each group, and take its mean over the bins: (K,tiles,P,groups).
 
     Args:
-        above: (L,tiles,P,p), a^2 at each level.
-        below: (L,tiles,P,p), b^2 at each level.
+        above: (L,tiles,P,groups,p), a^2 at each level.
+        below: (L,tiles,P,groups,p), b^2 at each level.
         lookups: Which levels are looked up.
     """
-    ones = np.ones(above.shape[-1], above.dtype)
     sums = np.zeros((len(above), len(below), *above.shape[1:-1]))
     for up in np.unique(lookups.up):
         down = lookups.down[lookups.up == up]
         needed = slice(down.min(), down.max() + 1)
         worst = np.maximum(above[up], below[needed])
-        sums[up, needed] = (worst.reshape(-1, len(ones)) @ ones).reshape(worst.shape[:-1])
+        sums[up, needed] = np.einsum("...i->...", worst)  # faster than sum
     return np.tensordot(lookups.weights, sums[lookups.up, lookups.down], axes=(0, 1))
