@@ -299,7 +299,7 @@ class SmoothedSR(Transparent):
         sampler.tiles = sampler.tiles[::every]
         sample = Moments(SAMPLED_DRAWS, SAMPLED_DRAWS // 3, sides)
         draws.observe(sampler, SAMPLED_DRAWS, [sample])
-        return draws_wanted(sample.tiles, tiles, alpha / 4, within)
+        return draws_wanted(sample.tiles, tiles, alpha / 2, within)
 
     def _require_certifiable(self, lr: Tensor, request: Request) -> None:
         """Refuse what can't be certified as far as that shows without a run of the network."""

@@ -29,7 +29,6 @@ def made(seed=0, channels=3, sides=(4, 5), tile=2, halo=1, **changes):
         "lower": (sr - below).clip(0, 255).astype(np.uint8),
         "mean": np.empty(0, np.float32),
         "spectrum": None,
-        "luma_spectrum": None,
         "kind": "levels",
         "lr_shape": (channels, *sides),
         "sigma": SIGMA,

@@ -39,7 +39,6 @@ __all__ = ["Certificate", "as_image"]
 
 FORMAT = 2
 ARRAYS = ("sr_bytes", "z", "upper", "lower", "mean")
-SPECTRA = ("spectrum", "luma_spectrum")
 # Half an 8-bit step, and more than float32's rounding errors on either side of it
 HALF_STEP = 0.5 + 2**-14
 # PSNR in dB is given this much lower: more than the rounding errors of float64
@@ -64,7 +63,6 @@ class Certificate:
     lower: np.ndarray  # uint8 (G,C,H,W): bounds of the Phi(-z) quantiles from below
     mean: np.ndarray  # float32 (1,C,H,W): of the certification draws; empty without a spectrum
     spectrum: Spectrum | None  # bounds the deviation of the mean
-    luma_spectrum: Spectrum | None  # the same of BT.601 luma, where there are three channels
     lr_shape: tuple[int, int, int]  # (C,h,w) of the input
     sigma: float  # noise standard deviation
     agg: Agg  # "median" or "mean"
@@ -276,14 +274,14 @@ class Certificate:
         self._require(radius, "ideal")
         require_option("norm", norm, Norm)
         require_region(self.sr_bytes.shape, 0, y)
-        spectrum = self._spectrum(y)
+        spectrum = self._spectrum()
         within = spectral_error.attack(radius / self.sigma, norm, self.lr_shape[0], self.tiles)
-        values = self.sr_bytes.size // (3 if y else 1)
-        return min(1.0, spectral_error.rms_error(spectrum, within, values, None))
+        compared = spectral_error.compared(self.sr_bytes.size // (3 if y else 1), y)
+        return min(1.0, spectral_error.rms_error(spectrum, within, compared, None))
 
     def as_mean(self) -> "Certificate":
         """What the same draws say of the mean of the same network; needs a spectrum."""
-        self._spectrum(False)
+        self._spectrum()
         output = to_8bit(torch.from_numpy(self.mean)).byte().numpy()
         return replace(self, agg="mean", sr_bytes=output)
 
@@ -392,15 +390,18 @@ class Certificate:
             ValueError: If it is no certificate, of another format version, or was changed.
         """
         options, arrays = storage.read(path, FORMAT, ARRAYS)
-        spectra = {name: Spectrum(**options[name]) for name in SPECTRA if options[name]}
-        shape = {"lr_shape": tuple(options["lr_shape"])}
-        found: dict[str, Any] = {**arrays, **options, **spectra, **shape}
+        numbers = options["spectrum"]
+        parts = {
+            "spectrum": numbers and Spectrum(**numbers),
+            "lr_shape": tuple(options["lr_shape"]),
+        }
+        found: dict[str, Any] = {**arrays, **options, **parts}
         return cls(**found)
 
     def _options(self) -> dict[str, Any]:
         names = [field.name for field in fields(self) if field.name not in ARRAYS]
         options = {name: getattr(self, name) for name in names}
-        return options | {name: options[name] and asdict(options[name]) for name in SPECTRA}
+        return options | {"spectrum": self.spectrum and asdict(self.spectrum)}
 
     def _rms_by_levels(
         self,
@@ -419,28 +420,27 @@ class Certificate:
         to_itself: bool,
     ) -> float:
         """The better of both bounds on the mean's error; against the ideal mean if to_itself."""
-        spectrum = self._spectrum(comparison.y)
-        values = comparison.values
-        to_centre = _distance(self.mean, comparison)
+        spectrum = self._spectrum()
+        compared = spectral_error.compared(comparison.values, comparison.y)
+        to_mean = _distance(self.mean, comparison)
         within = spectral_error.attack(budget.shift, budget.norm, budget.channels, self.tiles)
-        spectral = spectral_error.rms_error(
-            spectrum, within, values, None if to_itself else to_centre, n_serve
-        )
+        target = None if to_itself else to_mean
+        rms = spectral_error.rms_error(spectrum, within, compared, target, n_serve)
+        rms += spectral_error.ROUNDING
         if n_serve is not None or not self.z.size:
-            return spectral + spectral_error.ROUNDING
+            return rms
         by_levels = self._rms_by_levels(budget, comparison, None)
-        if to_itself:  # from this certificate's own output to the ideal mean
-            by_levels += (spectrum.centre + to_centre) / math.sqrt(values)
-        return min(spectral + spectral_error.ROUNDING, by_levels)
+        if to_itself:  # and from this certificate's own output to the ideal mean
+            by_levels += spectral_error.rms_to_ideal(spectrum, compared, to_mean)
+        return min(rms, by_levels)
 
-    def _spectrum(self, y: bool) -> Spectrum:
-        found = self.luma_spectrum if y else self.spectrum
-        if found is None:
+    def _spectrum(self) -> Spectrum:
+        if self.spectrum is None:
             raise ValueError(
                 "this certificate holds levels only, which bound no whole deviation: certify with "
                 'kind="both"'
             )
-        return found
+        return self.spectrum
 
     def _require(self, radius: float, predictor: Predictor) -> None:
         if not 0 <= radius < np.inf:

@@ -9,7 +9,7 @@ import math
 
 import numpy as np
 
-from smoothsr.certificates.spectral_error import Attack, rms_error
+from smoothsr.certificates.spectral_error import Attack, compared, rms_error
 from smoothsr.certificates.spectrum import spectrum
 from smoothsr.engine.moments import TileMoments
 
@@ -43,7 +43,7 @@ def draws_wanted(sample: TileMoments, tiles: int, alpha: float, within: Attack) 
 def _predicted_db(sample: TileMoments, tiles: int, alpha: float, within: Attack, n: int) -> float:
     """Predict the certified deviation of n draws in dB, up to a constant."""
     made = spectrum(_predicted_moments(sample, tiles, round(n * (1 - PILOT_SHARE))), alpha)
-    found = rms_error(made, within, 1, None)
+    found = rms_error(made, within, compared(1, y=False), None)
     return -20 * math.log10(found) if 0 < found < math.inf else 0.0
 
 

@@ -10,10 +10,11 @@ from typing import NamedTuple
 
 from smoothsr.certificates import spectrum as mathematics
 from smoothsr.certificates.options import Norm
-from smoothsr.certificates.spectrum import Spectrum
+from smoothsr.certificates.spectrum import SAFETY, Spectrum
 from smoothsr.engine.tiles import Tile, multiplicity
+from smoothsr.metrics import LUMA
 
-__all__ = ["ROUNDING", "Attack", "attack", "rms_error"]
+__all__ = ["ROUNDING", "Attack", "Compared", "attack", "compared", "rms_error", "rms_to_ideal"]
 
 ROUNDING = 0.5 / 255  # the most by which rounding to 8 bits changes a value
 
@@ -23,6 +24,13 @@ class Attack(NamedTuple):
 
     shift: float  # the largest norm of the change on one patch, in units of sigma
     tiles_hit: int | None  # how many tiles it can shift so far; None is all of them
+
+
+class Compared(NamedTuple):
+    """Of what a root mean square is taken."""
+
+    values: int  # how many values
+    gain: float  # the most by which taking them lengthens a difference of outputs
 
 
 def attack(shift: float, norm: Norm, channels: int, tiles: Sequence[Tile]) -> Attack:
@@ -40,10 +48,19 @@ def attack(shift: float, norm: Norm, channels: int, tiles: Sequence[Tile]) -> At
     return Attack(shift * math.sqrt(values), None)
 
 
+def compared(values: int, y: bool) -> Compared:
+    """Describe a comparison of so many values, of all channels or of BT.601 luma.
+
+    Luma adds the channels of each pixel by weights, so no difference between images is longer in
+    luma than the weights' norm times what it is over all channels.
+    """
+    return Compared(values, math.hypot(*LUMA) / 255 if y else 1.0)
+
+
 def rms_error(
     spectrum: Spectrum,
     within: Attack,
-    values: int,
+    what: Compared,
     to_centre: float | None,
     n_serve: int | None = None,
 ) -> float:
@@ -52,7 +69,7 @@ def rms_error(
     Args:
         spectrum: Of the output's values.
         within: The attack.
-        values: How many values are compared: all that the spectrum is of, or those inside a border.
+        what: Which values are compared.
         to_centre: Distance of the reference to the mean of the certification draws over these
             values, root of summed squares; None where the reference is the ideal mean without
             attack.
@@ -62,11 +79,21 @@ def rms_error(
     Returns:
         In [0, 1] units; may exceed 1 where nothing is certified.
     """
-    if to_centre is None:
-        root = mathematics.ideal_deviation(spectrum, *within)
-    else:
-        root = mathematics.distance(spectrum, *within, to_centre)
+    root = what.gain * mathematics.ideal_deviation(spectrum, *within)
+    if to_centre is not None:
+        root += what.gain * spectrum.centre + to_centre
     squares = root**2
     if n_serve is not None:
-        squares += mathematics.variance(spectrum, *within) / n_serve
-    return math.sqrt(squares / values)
+        squares += what.gain**2 * mathematics.variance(spectrum, *within) / n_serve
+    return math.sqrt(squares / what.values) * SAFETY
+
+
+def rms_to_ideal(spectrum: Spectrum, what: Compared, to_centre: float) -> float:
+    """Bound the root mean square distance of a reference to the ideal mean without attack.
+
+    Args:
+        spectrum: Of the output's values.
+        what: Which values are compared.
+        to_centre: As for `rms_error`.
+    """
+    return (what.gain * spectrum.centre + to_centre) / math.sqrt(what.values) * SAFETY

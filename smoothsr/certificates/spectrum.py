@@ -7,8 +7,8 @@ mean instead, by the largest eigenvalue of what the noise does to each tile (`Sp
 
 The order of work: engine/moments.py fixes a centre and a radius for each tile from a few draws, and
 reduces its certification draws to three numbers; `spectrum` turns those of all tiles into bounds
-that hold at once with probability 1 - alpha; `ideal_deviation`, `distance` and `variance`
-answer every question about every attack from them.
+that hold at once with probability 1 - alpha; `ideal_deviation` and `variance` answer every question
+about every attack from them.
 
 Statements and proofs: docs/spectral.md. Sources: S. Boucheron, G. Lugosi and P. Massart, "A sharp
 concentration inequality with applications" (2000) and "Concentration inequalities using the entropy
@@ -28,7 +28,6 @@ from smoothsr.engine.moments import TileMoments
 
 __all__ = [
     "Spectrum",
-    "distance",
     "ideal_deviation",
     "spectrum",
     "up",
@@ -182,27 +181,6 @@ def ideal_deviation(spectrum: Spectrum, shift: float, tiles_hit: int | None) -> 
     effects = spectrum.gap * effects
     squares = _sum_of_squares(shared, alone, chances, effects, spectrum.rare, spectrum.tiles)
     return math.sqrt(squares) * SAFETY
-
-
-def distance(spectrum: Spectrum, shift: float, tiles_hit: int | None, to_centre: float) -> float:
-    """Bound the distance of the ideal mean under attack to a reference y: ||g(x + delta) - y||.
-
-    Args:
-        spectrum: From `spectrum`.
-        shift: As in `ideal_deviation`.
-        tiles_hit: As in `ideal_deviation`.
-        to_centre: ||ghat - y||, ghat the mean of the certification draws, as a root of summed
-            squares. y may depend on the draws.
-
-    Returns:
-        Root of summed squares.
-
-    Raises:
-        ValueError: If an argument is out of range.
-    """
-    if not to_centre >= 0:
-        raise ValueError(f"to_centre must not be negative, got {to_centre}")
-    return ideal_deviation(spectrum, shift, tiles_hit) + (spectrum.centre + to_centre) * SAFETY
 
 
 def variance(spectrum: Spectrum, shift: float, tiles_hit: int | None) -> float:

@@ -12,7 +12,6 @@ References: G. Golub, C. Van Loan, "Matrix Computations", sections 4.2 and 10.1;
 """
 
 import math
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -120,6 +119,7 @@ class MomentSum:
             count = self.n if self._by_draw else BLOCK
             dtype = draws.dtype if draws.device.type == "cpu" else _exact(draws)
             self._rows = draws.new_empty((count, draws.shape[1]), dtype=dtype)
+            self._origin = self.centre.values.to(dtype)
         for part in draws.split(len(self._rows)):
             if self._held + len(part) > len(self._rows):
                 self._reduce(self._rows)
@@ -142,10 +142,12 @@ class MomentSum:
 
     def _shorten(self, rows: Tensor) -> None:
         """Turn draws into Z, in place, and take note of their lengths."""
-        rows -= self.centre.values.to(rows.dtype)
-        lengths = _lengths(rows)
+        rows -= self._origin
+        lengths = torch.linalg.vector_norm(rows, dim=1).to(_exact(rows))
         kept = lengths.clamp_max(self.centre.radius)
-        rows *= (kept / lengths.clamp_min(1e-30)).to(rows.dtype)[:, None]
+        beyond = lengths > kept
+        if bool(beyond.any()):
+            rows[beyond] *= (kept[beyond] / lengths[beyond]).to(rows.dtype)[:, None]
         self._clipped += float((lengths - kept).sum())
         self._fourth += float((kept**4).sum())
         self._trace += float((kept**2).sum())
@@ -202,20 +204,12 @@ class Moments:
         n: Draws of every tile, the pilot draws included.
         pilots: How many of them are pilot draws, at least 1 and less than n.
         lr_sides: (h,w) of the input.
-        channels: Weights by which a draw's channels are added up to one, such as luma's; None
-            keeps them all.
     """
 
-    def __init__(
-        self,
-        n: int,
-        pilots: int,
-        lr_sides: tuple[int, int],
-        channels: Sequence[float] | None = None,
-    ) -> None:
+    def __init__(self, n: int, pilots: int, lr_sides: tuple[int, int]) -> None:
         if not 1 <= pilots < n:
             raise ValueError(f"pilots must be from 1 to n - 1 = {n - 1}, got {pilots}")
-        self.n, self.pilots, self.lr_sides, self.channels = n, pilots, lr_sides, channels
+        self.n, self.pilots, self.lr_sides = n, pilots, lr_sides
         self._centres: list[Centre] = []
         self._shown: list[tuple[float, float, float]] = []
         self._mean: np.ndarray | None = None
@@ -226,9 +220,6 @@ class Moments:
 
     def add(self, outputs: Tensor) -> None:
         """Take draws (b,C,H,W) of the current tile, values in [0, 1]."""
-        if self.channels:
-            weights = outputs.new_tensor(self.channels).view(-1, 1, 1)
-            outputs = (outputs * weights).sum(1, keepdim=True)
         self._shape = (*outputs.shape[1:],)
         draws = outputs.flatten(1)
         if self._sum is None:
@@ -240,7 +231,7 @@ class Moments:
             self._begin()
         if self._sum and len(draws):
             self._sum.add(draws)
-            self._total = self._total + draws.sum(0, dtype=_exact(draws))
+            self._total = self._total + draws.sum(0).to(_exact(draws))
 
     def finish(self, tile: Tile) -> None:
         """Keep the tile's moments and mean."""

@@ -118,19 +118,6 @@ def test_an_image_has_a_row_for_each_tile_and_pilots_are_used_for_nothing_else(b
         assert np.allclose(observer.mean[0, :, down, across], draws[pilots:].mean(0), atol=1e-6)
 
 
-def test_channels_are_added_up_by_their_weights():
-    lr, weights = uniform(1, 3, 4, 4, dtype=torch.float32), [0.2, 0.5, 0.1]
-    sampler = Sampler(f, lr, grid(4, 4, None, 0), 0.1, 3, Batching(5, False))
-    luma = Moments(20, 5, (4, 4), channels=weights)
-    observe(sampler, 20, [luma])
-    draws = torch.cat([*sampler.draws(0, 20)])
-    expected = (draws * torch.tensor(weights).view(3, 1, 1)).sum(1, keepdim=True)
-    assert np.allclose(luma.mean, expected[5:].mean(0, keepdim=True), atol=1e-6)
-    top, clipped, fourth = summed(expected[5:].flatten(1), pilot(expected[:5].flatten(1)))
-    assert luma.tiles.top[0] == pytest.approx(top, rel=1e-3)
-    assert (luma.tiles.clipped[0], luma.tiles.fourth[0]) == pytest.approx((clipped, fourth))
-
-
 @pytest.mark.parametrize("pilots", [0, 30, 31])
 def test_some_draws_must_be_pilots_and_some_not(pilots):
     with pytest.raises(ValueError, match="pilots must be from 1 to n - 1 = 29"):
