@@ -159,9 +159,10 @@ def sections(answers: Answers) -> list[str]:
     """Format for a terminal: first how far the whole output can move, then of single values a
     table for each predictor, under a line that says which it is, then what its columns mean.
     """
-    moved = [deviation_report.text(answers.certificate, answers.deviations)]
     tables = [_section(answers, predictor) for predictor in answers.radius_maps]
-    return [*(moved if answers.deviations else []), *tables, _legend(answers)]
+    if answers.deviations:
+        tables.insert(0, deviation_report.text(answers.certificate, answers.deviations))
+    return [*tables, _legend(answers)]
 
 
 def _section(answers: Answers, predictor: str) -> str:
