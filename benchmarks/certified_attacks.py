@@ -37,9 +37,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from smoothsr import Certificate, SmoothedSR, adapters, attacks
+from smoothsr.attacks.views import views
 from smoothsr.certificates.check import bounds_under
 from smoothsr.engine.tiles import grid
-from smoothsr.evaluation.conditions import views
 from smoothsr.files import images
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))

@@ -14,10 +14,11 @@ from tqdm import tqdm
 
 from smoothsr import Certificate, SmoothedSR, __version__
 from smoothsr.attacks import gradient_memory
+from smoothsr.attacks.views import seed_of, serve
 from smoothsr.certificates import check
 from smoothsr.cli.smoother import UserError, like, load, precision, predictor, reproducible, smooth
 from smoothsr.evaluation import conditions
-from smoothsr.evaluation.conditions import Attack, Condition, seed_of, serve
+from smoothsr.evaluation.conditions import Attack, Condition
 from smoothsr.files import images
 from smoothsr.files.atomic import replacing
 from smoothsr.files.digests import digest

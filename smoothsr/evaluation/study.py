@@ -20,7 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from smoothsr import __version__, metrics
-from smoothsr.evaluation.conditions import Condition, seed_of, serve
+from smoothsr.attacks.views import seed_of, serve
+from smoothsr.evaluation.conditions import Condition
 from smoothsr.files.atomic import replacing
 from smoothsr.files.digests import digest, fingerprint
 from smoothsr.smoothing import SmoothedSR

@@ -10,8 +10,9 @@ from study_fixtures import BARE, SCALE, SMOOTHED, network
 from torch import nn
 
 from smoothsr import SmoothedSR, metrics
-from smoothsr.evaluation import conditions, degradations, study
-from smoothsr.evaluation.conditions import parse, seed_of
+from smoothsr.attacks.views import seed_of
+from smoothsr.evaluation import degradations, steps, study
+from smoothsr.evaluation.conditions import parse
 from smoothsr.evaluation.study import METRICS, Image, Setting, Study
 
 
@@ -98,7 +99,7 @@ def test_transfer_is_attacked_once_and_a_smoother_for_each_setting(tmp_path, ima
         assert torch.equal(reference, image.hr)
         return (lr + 0.1).clamp(0, 1)
 
-    monkeypatch.setitem(conditions.ATTACKS, "pgd", fake)
+    monkeypatch.setitem(steps.ATTACKS, "pgd", fake)
     settings = [BARE, SMOOTHED, Setting(0.2, 3)]
     outputs = counted(monkeypatch)
     study = Study(tmp_path, {"net": network()}, settings, [parse("pgd:4/255@bare")], ["mse"])
