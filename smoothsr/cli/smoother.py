@@ -20,6 +20,7 @@ from smoothsr.files.images import Picture
 __all__ = [
     "FAILURES",
     "UserError",
+    "autocast",
     "bar",
     "find_device",
     "like",
@@ -133,9 +134,12 @@ def like(picture: Picture, sr: Tensor, bits: int) -> Picture:
 
 def precision(args: argparse.Namespace, device: torch.device) -> torch.autocast:
     """Run in the precision that the options ask for."""
-    return torch.autocast(
-        device.type, getattr(torch, args.precision), enabled=args.precision != "float32"
-    )
+    return autocast(args.precision, device)
+
+
+def autocast(precision: str, device: torch.device) -> torch.autocast:
+    """Run in the precision of that name."""
+    return torch.autocast(device.type, getattr(torch, precision), enabled=precision != "float32")
 
 
 @contextmanager
