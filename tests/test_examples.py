@@ -1,3 +1,4 @@
+import os
 import re
 import runpy
 import subprocess
@@ -89,5 +90,6 @@ def test_benchmarks_explain_themselves(name):
         capture_output=True,
         text=True,
         check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},  # of this tree, whatever is installed
     )
     assert "usage" in done.stdout
