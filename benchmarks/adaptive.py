@@ -17,6 +17,7 @@ import torch
 from robustness import cropped
 
 from smoothsr import SmoothedSR, adapters
+from smoothsr.attacks.views import serve
 from smoothsr.evaluation import conditions
 
 ATTACKS = {
@@ -60,9 +61,7 @@ def main() -> None:
                 image.lr, image.hr, smoothed, seed=0
             )
             with torch.no_grad():
-                outputs = torch.cat(
-                    [conditions.serve(smoothed, attacked, seed) for seed in range(SERVED)]
-                )
+                outputs = torch.cat([serve(smoothed, attacked, seed) for seed in range(SERVED)])
             harm[name] = 1e3 * (outputs - image.hr).square().mean((1, 2, 3))
         lost += any(
             weaker(harm["strongest"], harm[name]) for name in ATTACKS if name.endswith("bare")

@@ -37,9 +37,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from smoothsr import Certificate, SmoothedSR, adapters, attacks
+from smoothsr.attacks.budget import Norm
+from smoothsr.attacks.views import View, views
 from smoothsr.certificates.check import bounds_under
 from smoothsr.engine.tiles import grid
-from smoothsr.evaluation.conditions import views
 from smoothsr.files import images
 from smoothsr.metrics import to_8bit
 
@@ -145,7 +146,9 @@ def prepare(name: str, index: int) -> Case:
 def attack(smoothed: SmoothedSR, lr: Tensor, number: int, steps: int) -> Tensor:
     """Attack lr in a way that a number stands for."""
     rng = np.random.default_rng(number)
-    way, norm = str(rng.choice(["served", "mean", "draw", "bare"])), str(rng.choice(["l2", "linf"]))
+    ways: list[View] = ["served", "mean", "draw", "bare"]
+    norms: list[Norm] = ["l2", "linf"]
+    way, norm = ways[rng.integers(4)], norms[rng.integers(2)]
     restarts = int(rng.integers(1, 4))
     kinds: list[Any] = [
         attacks.fgsm,

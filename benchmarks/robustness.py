@@ -1,16 +1,19 @@
 """Does smoothing protect published networks, where does it hurt, and what does it cost? Writes
 benchmarks/robustness.md.
 
-    SMOOTHSR_DATA=... python benchmarks/robustness.py        # two hours of two cores; killed, it
-    goes on where it was SMOOTHSR_DATA=... python benchmarks/robustness.py --models spanx4_ch48
-    --measure    # one network's share, no table
+    SMOOTHSR_DATA=... python benchmarks/robustness.py
+    SMOOTHSR_DATA=... python benchmarks/robustness.py --models spanx4_ch48 --measure
+
+The first takes two hours of two cores; killed, it goes on where it was. The second measures one
+network's share, and makes no table.
 
 Central crops of Set5 and of 20 images of B100, x4; median of 21 draws; all attacks are linf 4/255
 and drive the output away from the ground truth. Crops are smaller for the larger networks.
 """
 
 import argparse
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -19,10 +22,12 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from smoothsr import adapters
-from smoothsr.evaluation import conditions
-from smoothsr.evaluation.study import Image, Setting, Study
+from smoothsr.evaluation import conditions, statistics
+from smoothsr.evaluation.records import Image, Record, Row, Setting
+from smoothsr.evaluation.statistics import Mean
+from smoothsr.evaluation.study import Study
 from smoothsr.files.atomic import replacing
-from smoothsr.reports import certificate_report, tables
+from smoothsr.reports import certificate_report
 from smoothsr.reports.curves import curves
 
 CROPS = {  # side in LR pixels
@@ -46,7 +51,8 @@ TRANSFER = {
 ADAPTIVE = {"adaptive": "pgd:4/255:steps=50:via=mean:draws=5"}
 WORST = "worst"  # for each image, of all attacks
 CONDITIONS = {"clean": "none", "noise .03": "noise:0.03", **TRANSFER}
-SETS = {  # images, how many of them, and conditions
+Set = tuple[Callable[[], Iterable[datasets.Pair]], int | None, dict[str, str]]
+SETS: dict[str, Set] = {  # images, how many of them, and conditions
     "Set5": (datasets.set5, None, CONDITIONS | ADAPTIVE),
     "B100": (datasets.b100, None, CONDITIONS),
     "B100, the first five, with the adaptive attack": (datasets.b100, 5, CONDITIONS | ADAPTIVE),
@@ -80,7 +86,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     args = parser.parse_args()
     torch.use_deterministic_algorithms(True, warn_only=True)
-    found: dict[str, list[tables.Record]] = {title: [] for title in SETS}
+    found: dict[str, list[Record]] = {title: [] for title in SETS}
     for name in args.models:
         for title, (read, count, heads) in SETS.items():
             study, pairs = study_of(name, heads, args.parts), list(read())[: FEWER.get(name, count)]
@@ -100,20 +106,16 @@ def main() -> None:
         print(args.out.read_text(encoding="utf-8"))
 
 
-def with_the_worst(records: Sequence[tables.Record]) -> list[tables.Record]:
+def with_the_worst(records: Sequence[Record]) -> list[Record]:
     """Add, for each image, network and sigma, the scores under the attack that leaves the lowest
     PSNR.
     """
-    attacked: dict[tuple, list[tables.Record]] = {}
+    attacked: dict[tuple[str, Row], list[Record]] = {}
     for record in records:
-        if record["condition"] in {**TRANSFER, **ADAPTIVE}.values():
-            attacked.setdefault((record["image"], record["model"], record["sigma"]), []).append(
-                record
-            )
-    worst = [
-        min(group, key=lambda record: record["scores"]["psnr_y"]) for group in attacked.values()
-    ]
-    return [*records, *({**record, "condition": WORST} for record in worst)]
+        if record.condition in {**TRANSFER, **ADAPTIVE}.values():
+            attacked.setdefault((record.image, record.row), []).append(record)
+    worst = [min(group, key=lambda record: record.scores["psnr_y"]) for group in attacked.values()]
+    return [*records, *(replace(record, condition=WORST) for record in worst)]
 
 
 def study_of(name: str, heads: dict[str, str], parts: Path) -> Study:
@@ -127,7 +129,7 @@ def study_of(name: str, heads: dict[str, str], parts: Path) -> Study:
     return Study(
         parts / name,
         {name: adapters.load(spec, scale=4).model.requires_grad_(False)},
-        [Setting.of(sigma, 21, 0, 0) for sigma in SIGMAS],
+        [Setting.of(sigma, 21, None, 0) for sigma in SIGMAS],
         [conditions.parse(text) for text in heads.values()],
         METRICS,
         lpips_weights=datasets.folder() / "metrics" / "lpips_alex.pth",
@@ -144,7 +146,7 @@ def cropped(pair: datasets.Pair, side: int) -> Image:
     )
 
 
-def page(found: dict[str, list[tables.Record]], figure: str) -> Iterator[str]:
+def page(found: dict[str, list[Record]], figure: str) -> Iterator[str]:
     """Yield the lines of the page."""
     yield from [
         "# Published networks under attack, bare and smoothed",
@@ -192,9 +194,9 @@ def page(found: dict[str, list[tables.Record]], figure: str) -> Iterator[str]:
             yield from table(records, {**SETS[title][2], WORST: WORST}, metric)
 
 
-def counts(records: Iterable[tables.Record]) -> dict[str, int]:
+def counts(records: Iterable[Record]) -> dict[str, int]:
     """Count the images of each network."""
-    seen = {(record["model"], record["image"]) for record in records}
+    seen = {(record.row.model, record.image) for record in records}
     return {
         name: sum(model == name for model, _ in seen)
         for name in CROPS
@@ -202,10 +204,10 @@ def counts(records: Iterable[tables.Record]) -> dict[str, int]:
     }
 
 
-def in_short(records: Sequence[tables.Record]) -> Iterator[str]:
+def in_short(records: Sequence[Record]) -> Iterator[str]:
     """Say for each network what the sigma that holds best brings, and what it costs."""
-    means, best = tables.means(records), tables.best(records, "psnr_y")
-    gained, lost = dict[str, tables.Mean](), dict[str, tables.Mean]()
+    means, best = statistics.means(records), statistics.best(records, "psnr_y")
+    gained, lost = dict[str, Mean](), dict[str, Mean]()
     yield "\n## In short\n"
     yield (
         "The sigma of each network that holds best against the worst of all attacks, from bare "
@@ -217,39 +219,19 @@ def in_short(records: Sequence[tables.Record]) -> Iterator[str]:
     )
     yield "|---|---|---|---|---|---|---|"
     for name in counts(records):
-        bare, row = (
-            next(row for row in means if row.model == name and not row.sigma),
-            best[name, WORST],
-        )
-        cells = []
-        for column in (
-            (WORST, "psnr_y"),
-            (WORST, "lpips"),
-            (TRANSFER["PGD"], "psnr_y"),
-            ("none", "psnr_y"),
-            ("none", "lpips"),
-        ):
-            before, after = (
-                f"{means[place][column].value:{tables.digits(column[1])}}" for place in (bare, row)
-            )
-            cells.append(f"{before} to {after}")
-        yield f"| {name} | {row.sigma:g} | {' | '.join(cells)} |"
-        if not row.sigma:
-            continue
-        gained[name], lost[name] = (
-            tables.change(records, row, bare, at, "psnr_y") for at in (WORST, "none")
-        )
-    helped, barely = (
-        [name for name in gained if (gained[name].value >= 1) == big] for big in (True, False)
-    )
-    yield (
-        "\n- By a decibel or more, against attacks that know it, it helps "
-        f"{listed(helped, gained)}."
-    )
+        bare = next(row for row in means if row.model == name and not row.sigma)
+        row = best[name, WORST]
+        yield f"| {name} | {row.sigma:g} | {' | '.join(from_to(means[bare], means[row]))} |"
+        if row.sigma:
+            gained[name] = statistics.change(records, row, bare, WORST, "psnr_y")
+            lost[name] = statistics.change(records, row, bare, "none", "psnr_y")
+    helped = [name for name in gained if gained[name].value >= 1]
+    barely = [name for name in gained if name not in helped]
     unhelped = [name for name in counts(records) if name not in gained]
-    yield f"- By less, {listed(barely, gained)}." + (
-        f" No sigma helps {', '.join(unhelped)}." if unhelped else ""
-    )
+    much = f"against attacks that know it, it helps {listed(helped, gained)}"
+    yield f"\n- By a decibel or more, {much}."
+    none = f" No sigma helps {', '.join(unhelped)}." if unhelped else ""
+    yield f"- By less, {listed(barely, gained)}.{none}"
     yield f"- On clean images that sigma changes {listed([*lost], lost)}."
     yield (
         "- It costs 21 forward passes in place of one. Behind each ± is the standard error of "
@@ -258,7 +240,18 @@ def in_short(records: Sequence[tables.Record]) -> Iterator[str]:
     yield "  sigma that is chosen on these images flatters them a little."
 
 
-def listed(names: Sequence[str], changes: dict[str, tables.Mean]) -> str:
+Column = tuple[str, str]
+
+
+def from_to(bare: Mapping[Column, Mean], smoothed: Mapping[Column, Mean]) -> Iterator[str]:
+    """Yield how a network's scores change, from bare to smoothed."""
+    attacks = [(WORST, "psnr_y"), (WORST, "lpips"), (TRANSFER["PGD"], "psnr_y")]
+    for column in [*attacks, ("none", "psnr_y"), ("none", "lpips")]:
+        form = statistics.digits(column[1])
+        yield f"{bare[column].value:{form}} to {smoothed[column].value:{form}}"
+
+
+def listed(names: Sequence[str], changes: dict[str, Mean]) -> str:
     """Name networks, and by how many decibels each changes."""
     return (
         ", ".join(
@@ -268,22 +261,27 @@ def listed(names: Sequence[str], changes: dict[str, tables.Mean]) -> str:
     )
 
 
-def figure_of(records: Sequence[tables.Record]) -> Figure:
+def figure_of(records: Sequence[Record]) -> Figure:
     """Draw PSNR against sigma for each network."""
-    shown = [record for record in records if record["condition"] in LABELS]
-    named = [{**record, "condition": LABELS[record["condition"]]} for record in shown]
-    return curves(
-        [{**record, "scores": {"psnr_y": record["scores"]["psnr_y"]}} for record in named], "sigma"
-    )
+    shown = [record for record in records if record.condition in LABELS]
+    only = [
+        replace(
+            record,
+            condition=LABELS[record.condition],
+            scores={"psnr_y": record.scores["psnr_y"]},
+        )
+        for record in shown
+    ]
+    return curves(only, "sigma")
 
 
-def table(records: list[tables.Record], heads: dict[str, str], metric: str) -> Iterator[str]:
+def table(records: list[Record], heads: dict[str, str], metric: str) -> Iterator[str]:
     """Yield one table: a row for each network and sigma; the best sigma of a network is bold, and
     its standard error is given.
     """
-    digits = tables.digits(metric)
-    means, best = tables.means(records), tables.best(records, metric)
-    yield f"\n{metric}{', lower is better' if metric in tables.LOWER_IS_BETTER else ''}:\n"
+    digits = statistics.digits(metric)
+    means, best = statistics.means(records), statistics.best(records, metric)
+    yield f"\n{metric}{', lower is better' if metric in statistics.LOWER_IS_BETTER else ''}:\n"
     yield f"| network | sigma | {' | '.join(heads)} |"
     yield "|---|---|" + "---|" * len(heads)
     for row, columns in means.items():

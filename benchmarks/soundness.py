@@ -25,6 +25,7 @@ from torch import Tensor
 from tqdm import trange
 
 from smoothsr import SmoothedSR
+from smoothsr.certificates.options import Per, Predictor
 from smoothsr.metrics import to_8bit
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
@@ -105,7 +106,8 @@ def challenge(
     attacked = (
         lr + (exact.jacobian[index] * radius / exact.norm.flatten()[index]).view(lr.shape).float()
     )
-    for per, values in (("value", 1), ("image", exact.constant.numel())):
+    scopes: list[tuple[Per, int]] = [("value", 1), ("image", exact.constant.numel())]
+    for per, values in scopes:
         lower, upper = result.bounds(radius, "served", BETA, per)
         strayed = SIGMA * ndtri(1 - betaincinv((SERVE + 1) / 2, (SERVE + 1) / 2, BETA / values / 2))
         promise = f"served bounds, each {per}"
@@ -121,7 +123,8 @@ def challenge(
     )
     strongest = torch.linalg.svd(exact.jacobian).Vh[0].view(lr.shape)
     everywhere = torch.ones_like(strongest) / lr.numel() ** 0.5
-    for predictor, strayed in (("ideal", torch.zeros(1)), ("served", quantiles)):
+    predictors: list[tuple[Predictor, Tensor]] = [("ideal", torch.zeros(1)), ("served", quantiles)]
+    for predictor, strayed in predictors:
         outputs = [
             exact.output(lr + sign * radius * direction, SIGMA * strayed.view(-1, 1, 1, 1))
             for direction in (strongest, everywhere)

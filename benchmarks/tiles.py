@@ -9,14 +9,18 @@ alpha=.001).
 
 import argparse
 import statistics
+from collections.abc import Sequence
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
 import datasets
 import torch
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from smoothsr import SmoothedSR, adapters
+from smoothsr.files.atomic import replacing
 from smoothsr.metrics import psnr
 
 CHOICES = [(16, 4), (8, 2), (8, 0)]
@@ -41,50 +45,63 @@ def main() -> None:
         if args.only in (None, pair[0])
     ]
 
-    lines = [
-        f"`python benchmarks/tiles.py --sigma {args.sigma:g} --crop {args.crop}`: "
-        f"{len(pairs)} crops of {args.crop}x{args.crop} "
-        f"LR pixels ({', '.join(name for name, _, _ in pairs)}), {args.model}, sigma "
-        f"{args.sigma:g}, n=1000, alpha=.001, G=32, "
-        "ideal predictor; means over images of the PSNR to the ground truth (RGB) and of the "
-        "certified PSNR to the output itself, "
-        "in dB; in brackets the smallest.",
-        "",
-        f"| tile / halo | work | to ground truth | box, eps {args.sigma:g} | collective, eps "
-        f"{args.sigma:g} | "
-        f"collective, eps {1.5 * args.sigma:g} | linf .5/255 | linf 1/255 |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    lines = head(args, [name for name, _, _ in pairs])
     print("\n".join(lines))
     for tile, halo in CHOICES:
-        found = []
-        for _, lr, hr in tqdm(pairs, desc=f"{tile}/{halo}", disable=None, leave=False):
-            top, left = ((side - args.crop) // 2 for side in lr.shape[2:])
-            small = lr[..., top : top + args.crop, left : left + args.crop]
-            large = hr[..., 4 * top : 4 * (top + args.crop), 4 * left : 4 * (left + args.crop)]
-            certificate = SmoothedSR(model, args.sigma, tile=tile, halo=halo).certify(small)
-            quality = float(psnr(certificate.sr, large, border=4))
-
-            def certified(
-                radius: float, method: str = "collective", norm: str = "l2", certificate=certificate
-            ) -> float:
-                return certificate.psnr(radius, method=method, predictor="ideal", norm=norm)
-
-            l2 = [certified(args.sigma, "box"), certified(args.sigma), certified(1.5 * args.sigma)]
-            found.append(
-                [quality, *l2, certified(0.5 / 255, norm="linf"), certified(1 / 255, norm="linf")]
-            )
+        found = [
+            scores(model, args.sigma, tile, halo, *cropped(pair, args.crop))
+            for pair in tqdm(pairs, desc=f"{tile}/{halo}", disable=None, leave=False)
+        ]
         cells = [
             f"{statistics.mean(column):.2f} ({min(column):.2f})"
             for column in zip(*found, strict=True)
         ]
-        lines.append(
-            f"| {tile} / {halo} | {(1 + 2 * halo / tile) ** 2:.2f} | " + " | ".join(cells) + " |"
-        )
+        work = (1 + 2 * halo / tile) ** 2
+        lines.append(f"| {tile} / {halo} | {work:.2f} | {' | '.join(cells)} |")
         print(lines[-1], flush=True)
-    part = args.out.with_suffix(".part")
-    part.write_text("\n".join(lines) + "\n")
-    part.replace(args.out)
+    with replacing(args.out) as part:
+        part.write_text("\n".join(lines) + "\n")
+
+
+def head(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
+    """The page's lines above the rows."""
+    sigma, side = args.sigma, args.crop
+    return [
+        f"`python benchmarks/tiles.py --sigma {sigma:g} --crop {side}`: "
+        f"{len(names)} crops of {side}x{side} LR pixels ({', '.join(names)}), {args.model}, sigma "
+        f"{sigma:g}, n=1000, alpha=.001, G=32, "
+        "ideal predictor; means over images of the PSNR to the ground truth (RGB) and of the "
+        "certified PSNR to the output itself, "
+        "in dB; in brackets the smallest.",
+        "",
+        f"| tile / halo | work | to ground truth | box, eps {sigma:g} | collective, eps "
+        f"{sigma:g} | collective, eps {1.5 * sigma:g} | linf .5/255 | linf 1/255 |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+
+
+def cropped(pair: datasets.Pair, side: int) -> tuple[Tensor, Tensor]:
+    """The central crop of side x side LR pixels, LR and HR."""
+    _, lr, hr = pair
+    top, left = ((length - side) // 2 for length in lr.shape[2:])
+    small = lr[..., top : top + side, left : left + side]
+    return small, hr[..., 4 * top : 4 * (top + side), 4 * left : 4 * (left + side)]
+
+
+def scores(
+    model: nn.Module, sigma: float, tile: int, halo: int, lr: Tensor, hr: Tensor
+) -> list[float]:
+    """PSNR to the ground truth, and what is certified of it."""
+    certificate = SmoothedSR(model, sigma, tile=tile, halo=halo).certify(lr)
+    certified = partial(certificate.psnr, predictor="ideal")
+    return [
+        float(psnr(certificate.sr, hr, border=4)),
+        certified(sigma, method="box"),
+        certified(sigma),
+        certified(1.5 * sigma),
+        certified(0.5 / 255, norm="linf"),
+        certified(1 / 255, norm="linf"),
+    ]
 
 
 if __name__ == "__main__":

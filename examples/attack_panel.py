@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from smoothsr import SmoothedSR, adapters
+from smoothsr.attacks.views import serve
 from smoothsr.evaluation import conditions
 from smoothsr.files import images
 from smoothsr.reports import attack_report, certificate_report
@@ -45,10 +46,7 @@ def main() -> None:
             outcomes = [
                 Outcome(
                     name,
-                    *(
-                        conditions.serve(model, image, seed)
-                        for image, seed in ((lr, 1), (attacked, 2))
-                    ),
+                    *(serve(model, image, seed) for image, seed in ((lr, 1), (attacked, 2))),
                 )
                 for name, model in models.items()
             ]

@@ -7,7 +7,17 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-__all__ = ["KERNELS", "SIDE", "Curved", "LinearSR", "changes", "images", "one_value", "size"]
+__all__ = [
+    "KERNELS",
+    "SIDE",
+    "Curved",
+    "LinearSR",
+    "blind_to_shifts",
+    "changes",
+    "images",
+    "one_value",
+    "size",
+]
 
 KERNELS = {
     "blur": [1.0, 2, 3, 2, 1],
@@ -50,6 +60,11 @@ class Curved(nn.Module):
     def forward(self, lr: torch.Tensor) -> torch.Tensor:
         hidden = torch.sin(3 * F.conv2d(lr, self.weight.to(lr.dtype), padding=1))
         return F.pixel_shuffle(F.conv2d(hidden, self.last.to(lr.dtype), padding=1), 2)
+
+
+def blind_to_shifts(lr: torch.Tensor) -> torch.Tensor:
+    """What a curved network makes of an image less its mean: it does not see uniform shifts."""
+    return Curved()(lr - lr.mean((2, 3), keepdim=True))
 
 
 def images(batch=2, channels=1, low=0.3, high=0.7, dtype=torch.float32) -> torch.Tensor:

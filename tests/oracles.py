@@ -9,7 +9,7 @@ is at most ||J_i|| ||delta||.
 
 import copy
 import math
-from typing import NamedTuple
+from typing import NamedTuple, Protocol, cast
 
 import numpy as np
 import torch
@@ -103,10 +103,18 @@ class Step(nn.Module):
         return self.link(self.linear(x))
 
 
+class Oracle(Protocol):
+    """A linear map, and what is made of each of its values."""
+
+    def linear(self, x: Tensor) -> Tensor: ...
+
+    def link(self, value: Tensor) -> Tensor: ...
+
+
 class Truth(NamedTuple):
     """What an oracle does to images of one shape: exact, whatever the noise."""
 
-    net: nn.Module
+    net: Oracle
     jacobian: Tensor  # float64 (C*H*W, c*h*w) of the linear map
     constant: Tensor  # float64 (1,C,H,W)
 
@@ -134,7 +142,7 @@ def truth(
     """Find an oracle's truth for images (1,c,h,w): its linear map at each unit vector, run without
     noise on the same tiles.
     """
-    exact = copy.deepcopy(net).double()
+    exact = cast(Oracle, copy.deepcopy(net).double())
     tiles, batching = grid(shape[2], shape[3], tile, halo), Batching(1, False)
 
     def linear(x: Tensor) -> Tensor:

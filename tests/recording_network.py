@@ -8,7 +8,7 @@ from attack_networks import Curved, images
 from torch import Tensor, nn
 
 from smoothsr import SmoothedSR
-from smoothsr.evaluation.conditions import seed_of, serve
+from smoothsr.attacks.views import seed_of, serve
 
 __all__ = ["Net", "harm", "photo", "smoother", "truth"]
 

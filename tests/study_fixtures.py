@@ -5,7 +5,8 @@ from evaluation_runs import photo
 from torch import nn
 
 from smoothsr.evaluation.conditions import parse
-from smoothsr.evaluation.study import Image, Setting, Study
+from smoothsr.evaluation.records import Image, Setting
+from smoothsr.evaluation.study import Study
 
 __all__ = ["BARE", "SCALE", "SMOOTHED", "network", "picture", "study_in"]
 

@@ -1,3 +1,4 @@
+import os
 import re
 import runpy
 import subprocess
@@ -5,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from smoothsr import adapters
@@ -29,28 +31,53 @@ def test_finetune_is_short():
     assert len((ROOT / "examples/finetune_with_noise.py").read_text().splitlines()) < 50
 
 
-def test_train_builtin_resumes(tmp_path, monkeypatch, capsys):
-    """The recipe on a few made-up photographs: it stops on time, writes what it says, and goes on
-    where it was.
-    """
+@pytest.fixture
+def recipe(tmp_path, monkeypatch):
+    """The names of examples/train_builtin.py, with three photographs made of one."""
     photos = []
     for index in range(3):
         cat = images.read(ROOT / "examples/cat_hr.png").pixels
         path = tmp_path / f"{index}.png"
         images.write(path, images.Picture(cat.repeat(1, 1, 4, 4).flip(index)))
         photos.append(str(path))
-    recipe = runpy.run_path(str(ROOT / "examples/train_builtin.py"))
-    monkeypatch.setitem(recipe["main"].__globals__, "fetch", lambda _: photos)
-    out = tmp_path / "net.safetensors"
-    command = ["train_builtin.py", "--out", str(out), "--sigma", "0", "0.1", "--minutes"]
-    for minutes in ("0.02", "0.04"):
-        monkeypatch.setattr(sys, "argv", [*command, minutes])
-        monkeypatch.delenv("SMOOTHSR_DATA", raising=False)
+    names = runpy.run_path(str(ROOT / "examples/train_builtin.py"))
+    monkeypatch.setitem(names["main"].__globals__, "fetch", lambda _: photos)
+    monkeypatch.delenv("SMOOTHSR_DATA", raising=False)
+    return names
+
+
+def test_train_builtin_resumes(recipe, tmp_path, monkeypatch, capsys):
+    """It trains as many steps as it is told, in both phases, and goes on where it was."""
+    taken, out = [], tmp_path / "net.safetensors"
+    real = recipe["train_step"]
+
+    def train_step(run, batch, *, polish, share):
+        taken.append((run.step, polish, share))
+        return real(run, batch, polish=polish, share=share)
+
+    monkeypatch.setitem(recipe["main"].__globals__, "train_step", train_step)
+    command = ["train_builtin.py", "--out", str(out), "--steps"]
+    for more in (["1"], ["2", "--polish", "2"]):
+        monkeypatch.setattr(sys, "argv", [*command, *more])
         recipe["main"]()
-    steps = [int(match) for match in re.findall(r"step (\d+)", capsys.readouterr().out)]
-    assert len(steps) >= 2
-    assert steps[-1] > steps[0]
+    assert taken == [(0, False, 0), (1, False, 0.5), (2, True, 0), (3, True, 0.5)]
+    assert re.findall(r"step (\d+)", capsys.readouterr().out)[-1] == "4"
     assert adapters.load(out).name.startswith("SRVGGNetCompact")
+    with safe_open(out, "pt") as file:
+        assert file.metadata()["recipe"].endswith("--sigma 0 0.1 --steps 2 --polish 2")
+
+
+def test_train_builtin_counts_minutes_of_training(recipe, tmp_path):
+    """Its learning rate follows the time that was trained, which a state brings along."""
+    run = recipe["Run"].begin(tmp_path / "none.state")
+    length = {"length": 2.0, "polish": 1.0, "unit": "minutes"}
+    options = recipe["Options"](
+        tmp_path / "net.safetensors", (0.0, 0.1), photos=tmp_path, data=None, **length
+    )
+    found = []
+    for run.seconds in (0.0, 60.0, 120.0, 150.0):
+        found.append(recipe["phase"](options, run))
+    assert found == [(False, 0), (False, 0.5), (True, 0), (True, 0.5)]
 
 
 @pytest.mark.parametrize(
@@ -63,5 +90,6 @@ def test_benchmarks_explain_themselves(name):
         capture_output=True,
         text=True,
         check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},  # of this tree, whatever is installed
     )
     assert "usage" in done.stdout

@@ -4,16 +4,20 @@ and of a certificate.
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from smoothsr import Certificate, SmoothedSR, __version__
+from smoothsr.adapters import LoadedSR
 from smoothsr.attacks import gradient_memory
+from smoothsr.attacks.views import seed_of, serve
 from smoothsr.certificates import check
 from smoothsr.cli.devices import autocast, reproducible
 from smoothsr.cli.errors import UserError
@@ -21,7 +25,7 @@ from smoothsr.cli.loading import NetworkOptions, load
 from smoothsr.cli.smoother import SmootherOptions, smoother
 from smoothsr.engine.noise import sigma_text
 from smoothsr.evaluation import conditions
-from smoothsr.evaluation.conditions import Attack, Condition, seed_of, serve
+from smoothsr.evaluation.conditions import Attack, Condition
 from smoothsr.files import images
 from smoothsr.files.atomic import output_folder, staged
 from smoothsr.files.digests import digest, fingerprint
@@ -29,132 +33,249 @@ from smoothsr.files.images import Picture
 from smoothsr.reports import attack_report, certificate_report
 from smoothsr.reports.attack_report import Outcome
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+PRECISIONS = {  # of certificates, as --precision names them
+    "float32": "float32",
+    "bfloat16 (autocast)": "bfloat16",
+    "float16 (autocast)": "float16",
+}
 STEPS = 65535  # of the 16 bits that the attacked image is written with
+
+
+@dataclass(frozen=True)
+class AttackOptions:
+    """What `attack` is told, once the certificate has had its say.
+
+    Args:
+        input: The image's file.
+        folder: Of the results.
+        condition: What is done to the image.
+        reference: File of the ground truth, if any.
+        certificate: File of the certificate, if any.
+        beta: Failure probability of a served value.
+        seed: Of the attack and of serving.
+        precision: As --precision takes it.
+        predictor: The options that define the predictor, by name.
+    """
+
+    input: Path
+    folder: Path
+    condition: Condition
+    reference: Path | None
+    certificate: Path | None
+    beta: float
+    seed: int
+    precision: str
+    predictor: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "AttackOptions":
+        """Take the options from what was parsed.
+
+        Raises:
+            UserError: If beta is out of its range.
+            ValueError: If there is no such condition.
+        """
+        condition = conditions.parse(args.attack)
+        if not 0 < args.beta < 1:
+            raise UserError(f"--beta must be between 0 and 1, got {args.beta:g}")
+        return cls(
+            input=args.input,
+            folder=args.output or Path(f"{args.input.stem}_attacked"),
+            condition=condition,
+            reference=args.reference,
+            certificate=args.certificate,
+            beta=args.beta,
+            seed=args.seed,
+            precision=args.precision,
+            predictor={name: getattr(args, name) for name in args.defaults},
+        )
+
+
+class Attacked(NamedTuple):
+    """What became of an image; all tensors are on the CPU.
+
+    Args:
+        lr: The clean input (1,C,h,w).
+        attacked: The same under attack.
+        bare: The bare network's outputs.
+        served: The smoother's outputs.
+        alone: The smoother's outputs for the clean input, twice: what fresh noise does.
+    """
+
+    lr: Tensor
+    attacked: Tensor
+    bare: Outcome
+    served: Outcome
+    alone: Outcome
+
+
+class Report(NamedTuple):
+    """What is to be said of it: the rows of the table, the text's paragraphs, and the change's
+    size.
+    """
+
+    rows: list[attack_report.Row]
+    text: list[str]
+    size: dict[str, float]
 
 
 def run(args: argparse.Namespace) -> int:
     """Attack one image; write the attacked input, outputs, panel and figures. Return 1 if a
     certificate did not hold.
     """
-    condition = conditions.parse(args.attack)
-    if not 0 < args.beta < 1:
-        raise UserError(f"--beta must be between 0 and 1, got {args.beta:g}")
     certificate = Certificate.load(args.certificate) if args.certificate else None
     _settle(args, certificate)
-    picture = images.read(args.input)
+    options = AttackOptions.of(args)
+    picture = images.read(options.input)
     loaded, device = load(NetworkOptions.of(args))
-    options = SmootherOptions.of(args)
-    smoothed = smoother(options, loaded, picture)
+    smoothing = SmootherOptions.of(args)
+    smoothed = smoother(smoothing, loaded, picture)
     if certificate:
         _require_fit(certificate, args, picture, smoothed)
-    reference = _reference(args, picture, loaded.scale)
+    reference = _reference(options, picture, loaded.scale)
 
-    print(f"{loaded.name}, x{loaded.scale}; predictor: {options.text}")
-    lr = picture.pixels.to(device)
+    print(f"{loaded.name}, x{loaded.scale}; predictor: {smoothing.text}")
+    with output_folder(options.folder):  # tried before the work, which would be lost
+        found = _attack(options, smoothed, picture.pixels.to(device), reference)
+    verdict = None
+    if certificate:
+        change = (found.attacked - found.lr).double()
+        verdict = check.judge(certificate, change, found.served.attacked, options.beta)
+    report = _report(options, found, reference, loaded.scale)
+    if certificate and verdict:
+        report.text.append(verdict.text(certificate, options.beta))
+    print("\n" + "\n\n".join(report.text) + "\n")
+    record = _record(options, loaded, picture, report, verdict)
+    record["versions"] = {
+        "smoothsr": __version__,
+        "torch": torch.__version__,
+        "device": str(device),
+    }
+    _write(options, picture, found, _panel(found, reference, verdict), record)
+    return 0 if verdict is None or verdict.holds(options.beta) else 1
+
+
+def _attack(
+    options: AttackOptions, smoothed: SmoothedSR, lr: Tensor, reference: Tensor | None
+) -> Attacked:
+    """Attack lr, on its device, and run both networks on what becomes of it."""
+    device = lr.device
     with autocast(options.precision, device), reproducible(), _counter(smoothed.model):
-        _require_memory(condition, smoothed, lr)
-        folder = args.output or Path(f"{args.input.stem}_attacked")
-        with output_folder(folder):  # tried before the work, which would be lost
-            truth = None if reference is None else reference.to(device)
-            attacked = _in_16_bits(lr, condition.apply(lr, truth, smoothed, args.seed))
-            with torch.no_grad():
-                # Fresh noise for each output, as in use, and none that the attacker has met.
-                pairs = ((lr, "clean"), (attacked, "attacked"), (lr, "again"))
-                clean, harmed, again = (
-                    serve(smoothed, image, seed_of(args.seed, "serving", word)).cpu()
-                    for image, word in pairs
-                )
-                bare = Outcome(
-                    "bare",
-                    *(serve(smoothed.model, image, 0).float().cpu() for image in (lr, attacked)),
-                )
-    served = Outcome(f"smoothed by {sigma_text(args.sigma)}", clean, harmed)
-    rows = attack_report.rows(
-        [bare, served, Outcome("smoothed, no attack", clean, again)], reference, loaded.scale
+        _require_memory(options.condition, smoothed, lr)
+        truth = None if reference is None else reference.to(device)
+        changed = options.condition.apply(lr, truth, smoothed, options.seed)
+        attacked = _in_16_bits(lr, changed)
+        with torch.no_grad():
+            # Fresh noise for each output, as in use, and none that the attacker has met.
+            clean, harmed, again = (
+                serve(smoothed, image, seed_of(options.seed, "serving", word)).cpu()
+                for image, word in ((lr, "clean"), (attacked, "attacked"), (lr, "again"))
+            )
+            bare = [serve(smoothed.model, image, 0).float().cpu() for image in (lr, attacked)]
+    return Attacked(
+        lr.cpu(),
+        attacked.cpu(),
+        Outcome("bare", *bare),
+        Outcome(f"smoothed by {sigma_text(smoothed.sigma)}", clean, harmed),
+        Outcome("smoothed, no attack", clean, again),
     )
-    change = (attacked - lr).cpu().double()
+
+
+def _report(
+    options: AttackOptions, found: Attacked, reference: Tensor | None, scale: int
+) -> Report:
+    """Say by how much the input changed, and what that made of the outputs."""
+    rows = attack_report.rows([found.bare, found.served, found.alone], reference, scale)
+    change = (found.attacked - found.lr).double()
     size = {"linf_8bit": 255 * change.abs().max().item(), "l2": change.norm().item()}
-    judged = check.judge(certificate, change, harmed, args.beta) if certificate else None
     nothing = ""
-    if condition.steps and not change.any():
-        attacks = any(isinstance(step, Attack) for step in condition.steps)
+    if options.condition.steps and not change.any():
+        attacks = any(isinstance(step, Attack) for step in options.condition.steps)
         reason = (
             "the budget is below what a 16-bit file holds" if attacks else "this image is as it was"
         )
         nothing = f" Nothing: {reason}."
-    said = [
-        f"{condition.text} changed the input by {size['linf_8bit']:.4g}/255 (linf), "
+    text = [
+        f"{options.condition.text} changed the input by {size['linf_8bit']:.4g}/255 (linf), "
         f"{size['l2']:.4g} (l2).{nothing}",
         attack_report.table(rows),
-        f"{attack_report.words(*rows)} {_aim(condition)}".rstrip(),
+        f"{attack_report.words(*rows)} {_aim(options.condition)}".rstrip(),
     ]
-    if certificate and judged:
-        said.append(judged.text(certificate, args.beta))
-    print("\n" + "\n\n".join(said) + "\n")
+    return Report(rows, text, size)
 
-    figure = attack_report.panel(
-        picture.pixels,
-        attacked.cpu(),
-        [bare, served],
-        reference,
-        judged.outside if judged else None,
-    )
-    record = {
-        "attack": condition.text,
-        "seed": args.seed,
-        "input": {"file": str(args.input), "digest": digest([picture.pixels])},
-        "size": size,
-        "predictor": {key: getattr(args, key) for key in args.defaults},
+
+def _record(
+    options: AttackOptions,
+    loaded: LoadedSR,
+    picture: Picture,
+    report: Report,
+    verdict: check.Verdict | None,
+) -> dict[str, Any]:
+    """What NAME_attack.json holds of the attack."""
+    checked = None
+    if verdict:
+        checked = {"file": str(options.certificate), **verdict.record(options.beta)}
+    return {
+        "attack": options.condition.text,
+        "seed": options.seed,
+        "input": {"file": str(options.input), "digest": digest([picture.pixels])},
+        "size": report.size,
+        "predictor": options.predictor,
         "model": {"name": loaded.name, "source": loaded.source, "sha256": loaded.sha256},
-        "outputs": rows,
-        "text": said,
-        "certificate": judged and {"file": str(args.certificate), **judged.record(args.beta)},
-        "versions": {"smoothsr": __version__, "torch": torch.__version__, "device": str(device)},
+        "outputs": report.rows,
+        "text": report.text,
+        "certificate": checked,
     }
-    with output_folder(folder), staged(folder) as stage:  # all or none
-        name = str(stage / args.input.stem)
+
+
+def _panel(found: Attacked, reference: Tensor | None, verdict: check.Verdict | None) -> "Figure":
+    outside = verdict.outside if verdict else None
+    outcomes = [found.bare, found.served]
+    return attack_report.panel(found.lr, found.attacked, outcomes, reference, outside)
+
+
+def _write(
+    options: AttackOptions,
+    picture: Picture,
+    found: Attacked,
+    figure: "Figure",
+    record: Mapping[str, Any],
+) -> None:
+    """Write all files, or none."""
+    stem = options.input.stem
+    with output_folder(options.folder), staged(options.folder) as stage:
         # Without alpha: what is read of an image depends on it where it is transparent, and this
         # file must be read as it was attacked.
-        images.write(f"{name}_attacked.png", Picture(attacked, None, 16, picture.icc))
-        for (_, *pair), word in ((bare, "bare"), (served, "smoothed")):
-            for output, end in zip(pair, ("", "_attacked"), strict=True):
-                images.write(f"{name}_{word}{end}.png", images.with_pixels(picture, output, 8))
-        certificate_report.save_figure(figure, Path(f"{name}_attack.png"))
-        Path(f"{name}_attack.json").write_text(
-            json.dumps(record, indent=2) + "\n", encoding="utf-8"
-        )
-    name = str(folder / args.input.stem)
+        attacked = Picture(found.attacked, None, 16, picture.icc)
+        images.write(stage / f"{stem}_attacked.png", attacked)
+        for word, outcome in (("bare", found.bare), ("smoothed", found.served)):
+            for output, end in ((outcome.clean, ""), (outcome.attacked, "_attacked")):
+                images.write(
+                    stage / f"{stem}_{word}{end}.png", images.with_pixels(picture, output, 8)
+                )
+        certificate_report.save_figure(figure, stage / f"{stem}_attack.png")
+        text = json.dumps(record, indent=2) + "\n"
+        (stage / f"{stem}_attack.json").write_text(text, encoding="utf-8")
+    name = options.folder / stem
     outputs = "_bare.png, _bare_attacked.png, _smoothed.png, _smoothed_attacked.png"
     print(
         f"Wrote {name}_attacked.png (16 bits), {outputs}, _attack.png (all of them), _attack.json"
     )
-    return 0 if judged is None or judged.holds(args.beta) else 1
 
 
 def _settle(args: argparse.Namespace, certificate: Certificate | None) -> None:
     """Take the options that define the predictor from the certificate, or the defaults where the
     user gave none.
+
+    Raises:
+        UserError: If an option that was given contradicts the certificate.
     """
     known = dict(args.defaults)
     if certificate:
-        precisions = {
-            "float32": "float32",
-            "bfloat16 (autocast)": "bfloat16",
-            "float16 (autocast)": "float16",
-        }
-        if certificate.scope != "image" or certificate.dtype not in precisions:
-            what = (
-                f"of one pixel only (scope {certificate.scope!r})"
-                if certificate.scope != "image"
-                else f"in {certificate.dtype}"
-            )
-            raise UserError(
-                f"{args.certificate} was made {what}, which this command can't follow: "
-                "certify the image again"
-            )
-        known |= {"sigma": certificate.sigma, "n": certificate.n_serve, "agg": certificate.agg}
-        known |= {"tile": certificate.tile or 0, "precision": precisions[certificate.dtype]}
-        known |= {"halo": certificate.halo} if certificate.tile else {}
+        known |= _certified(certificate, args.certificate)
     for name, value in known.items():
         given = getattr(args, name)
         if certificate and given not in (None, value) and (name != "halo" or certificate.tile):
@@ -164,6 +285,27 @@ def _settle(args: argparse.Namespace, certificate: Certificate | None) -> None:
                 "leave it out"
             )
         setattr(args, name, value if given is None else given)
+
+
+def _certified(certificate: Certificate, file: Path) -> dict[str, Any]:
+    """The options of the predictor that a certificate is about.
+
+    Raises:
+        UserError: If there are none for it.
+    """
+    made = None
+    if certificate.scope != "image":
+        made = f"of one pixel only (scope {certificate.scope!r})"
+    elif certificate.dtype not in PRECISIONS:
+        made = f"in {certificate.dtype}"
+    if made:
+        raise UserError(
+            f"{file} was made {made}, which this command can't follow: certify the image again"
+        )
+    known: dict[str, Any] = {"sigma": certificate.sigma, "n": certificate.n_serve}
+    known |= {"agg": certificate.agg, "precision": PRECISIONS[certificate.dtype]}
+    known |= {"tile": certificate.tile or 0}
+    return known | ({"halo": certificate.halo} if certificate.tile else {})
 
 
 def _require_fit(
@@ -182,22 +324,19 @@ def _require_fit(
         )
 
 
-def _reference(args: argparse.Namespace, picture: Picture, scale: int) -> Tensor | None:
-    if not args.reference:
+def _reference(options: AttackOptions, picture: Picture, scale: int) -> Tensor | None:
+    """Read the ground truth, which must be of the output's size."""
+    if not options.reference:
         return None
-    pixels = images.read(args.reference).pixels
-    wanted = (
-        1,
-        picture.pixels.shape[1],
-        scale * picture.pixels.shape[2],
-        scale * picture.pixels.shape[3],
-    )
+    pixels = images.read(options.reference).pixels
+    _, channels, height, width = picture.pixels.shape
+    wanted = (1, channels, scale * height, scale * width)
     if pixels.shape != wanted:
         found, needed = (
             f"{width}x{height} pixels, {channels} channels"
             for _, channels, height, width in (pixels.shape, wanted)
         )
-        raise UserError(f"{args.reference} is {found}; the output has {needed}")
+        raise UserError(f"{options.reference} is {found}; the output has {needed}")
     return pixels
 
 

@@ -3,110 +3,116 @@ and write one table.
 """
 
 import argparse
-import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch.nn import functional as F
 
 from smoothsr import __version__, metrics
 from smoothsr.adapters import LoadedSR
 from smoothsr.cli.devices import autocast, find_device, reproducible
 from smoothsr.cli.errors import UserError, message
+from smoothsr.cli.image_pairs import find_images, read_pair
 from smoothsr.cli.loading import for_channels, load_frozen
-from smoothsr.cli.processes import Progress, results, shared
-from smoothsr.evaluation import conditions
-from smoothsr.evaluation.study import Image, Record, Setting, Study
-from smoothsr.files import images
+from smoothsr.cli.processes import OnCell, share_out
+from smoothsr.cli.study_options import StudyOptions
+from smoothsr.evaluation import conditions, statistics
+from smoothsr.evaluation.certified_study import CertifiedStudy
+from smoothsr.evaluation.records import Record, Setting
+from smoothsr.evaluation.study import Study
 from smoothsr.files.atomic import replacing
-from smoothsr.metrics import to_8bit
 from smoothsr.reports import certificate_report, tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+class Results(NamedTuple):
+    """What was measured.
+
+    Args:
+        records: Of all images; empty while other processes are still measuring theirs.
+        failed: Images that failed, and why.
+        unavailable: Metrics that could not be measured, and why.
+    """
+
+    records: list[Record]
+    failed: dict[str, str]
+    unavailable: dict[str, str]
+
+
 def run(args: argparse.Namespace) -> int:
     """Measure, and write the table as markdown, CSV and JSON."""
-    records, unavailable, failed = measured(
-        args, [Setting.of(sigma, args.n, args.tile, args.halo) for sigma in args.sigma]
+    settings = [Setting.of(sigma, args.n, args.tile, args.halo) for sigma in args.sigma]
+    options = StudyOptions.of(args, settings)
+    results = measure(options)
+    if results.records:
+        write(options, results, [*comparisons(results.records), *cautions(options)])
+    return 2 if results.failed else 0
+
+
+def measure(options: StudyOptions) -> Results:
+    """Measure this process's share of the images."""
+    chain = [conditions.parse(text) for text in options.conditions]
+    paths, device = find_images(options), find_device(options.device)
+    models = load_models(options, device)
+    study = Study(
+        options.parts,
+        {name: loaded.model for name, loaded in models.items()},
+        options.settings,
+        chain,
+        options.metrics,
+        agg=options.agg,
+        seed=options.seed,
+        lpips_weights=options.lpips_weights,
+        precision=options.precision,
     )
-    if records:
-        notes = [
-            *tables.verdicts(records, next(iter(records[0]["scores"]))),
-            *honesty(args, records),
-        ]
-        write(args, records, unavailable, failed, notes)
-    return 2 if failed else 0
+    unavailable = _unavailable(options, device)
+    study = replace(study, metrics=[name for name in options.metrics if name not in unavailable])
+    records, failed = measure_all(options, study, paths, models, device)
+    return Results(records, failed, unavailable)
 
 
-def measured(
-    args: argparse.Namespace, settings: Sequence[Setting]
-) -> tuple[list[Record], dict[str, str], dict[str, str]]:
-    """Measure this process's share of the images.
+def measure_all(
+    options: StudyOptions,
+    study: Study | CertifiedStudy,
+    paths: Sequence[Path],
+    models: dict[str, LoadedSR],
+    device: torch.device,
+) -> tuple[list[Record], dict[str, str]]:
+    """Measure this process's share of the images by a study of colour networks.
 
     Returns:
-        Records of all images, or none while other processes are still measuring theirs; metrics
-        that could not be measured, and why; and images that failed, and why.
+        Records, and images that failed and why, as `share_out` does.
     """
-    chain = [conditions.parse(text) for text in args.attack]
-    paths, device = find_images(args), find_device(args.device)
-    models = load_models(args, device)
-    study = Study(
-        results(args) / "parts",
-        {name: loaded.model for name, loaded in models.items()},
-        list(dict.fromkeys(settings)),
-        chain,
-        args.metrics,
-        agg=args.agg,
-        seed=args.seed,
-        lpips_weights=args.lpips_weights,
-        precision=args.precision,
-    )
-    unavailable = _unavailable(args, device)
-    study = replace(study, metrics=[metric for metric in args.metrics if metric not in unavailable])
-    gray = replace(study, models={name: for_channels(loaded, 1) for name, loaded in models.items()})
+    gray = {name: for_channels(loaded, 1) for name, loaded in models.items()}
+    first = next(iter(models.values()))
+    by_channels = {first.channels: study, 1: replace(study, models=gray)}
 
-    def measure(path: Path, progress: Progress) -> None:
-        image = read_pair(args, path, next(iter(models.values())), device)
-        with autocast(args.precision, device), reproducible():
-            (gray if image.lr.shape[1] == 1 else study).measure(image, progress)
+    def measure(path: Path, on_cell: OnCell) -> None:
+        image = read_pair(options, path, first, device)
+        with ExitStack() as stack:
+            stack.enter_context(autocast(options.precision, device))
+            if isinstance(study, Study):  # a certificate's noise is fresh
+                stack.enter_context(reproducible())
+            by_channels[image.lr.shape[1]].measure(image, on_cell)
 
     def collect(path: Path) -> list[Record] | None:
-        image = read_pair(args, path, next(iter(models.values())), device)
-        return (gray if image.lr.shape[1] == 1 else study).records(image)
+        image = read_pair(options, path, first, device)
+        return by_channels[image.lr.shape[1]].records(image)
 
-    records, failed = shared(args, paths, study.cells, measure, collect)
-    return records, unavailable, failed
-
-
-def find_images(args: argparse.Namespace) -> list[Path]:
-    """List the HR files."""
-    paths = images.find(args.hr)
-    names = [path.stem for path in paths]
-    if not paths:
-        raise UserError(
-            f"no images in {', '.join(args.hr)} (looked for {', '.join(sorted(images.EXTENSIONS))})"
-        )
-    if twice := {name for name in names if names.count(name) > 1}:
-        raise UserError(
-            f"several HR images are called {sorted(twice)[0]}: rename one, since scores are "
-            "kept by name"
-        )
-    if args.lr:
-        images.find([args.lr])  # raises if it is not there
-    if args.crop is not None and args.crop < 1:
-        raise UserError(f"--crop must be at least 1, got {args.crop}")
-    return paths
+    return share_out(options, paths, study.cells, measure, collect)
 
 
-def load_models(args: argparse.Namespace, device: torch.device) -> dict[str, LoadedSR]:
+def load_models(options: StudyOptions, device: torch.device) -> dict[str, LoadedSR]:
     """Load all models, by the shortest names that tell them apart."""
-    loaded = {spec: load_frozen(spec, args.arch, args.scale, device) for spec in args.model}
+    loaded = {
+        spec: load_frozen(spec, options.arch, options.scale, device) for spec in options.models
+    }
     if len(kinds := {(model.scale, model.channels) for model in loaded.values()}) > 1:
         found = " and ".join(
             f"x{scale} of {channels} channels" for scale, channels in sorted(kinds)
@@ -117,75 +123,43 @@ def load_models(args: argparse.Namespace, device: torch.device) -> dict[str, Loa
     return dict(zip(names, loaded.values(), strict=True))
 
 
-def read_pair(
-    args: argparse.Namespace, path: Path, loaded: LoadedSR, device: torch.device
-) -> Image:
-    """Read HR, cut to a multiple of the scale, and LR, from its file or by reduction; of one
-    channel if both are gray.
-    """
-    scale = loaded.scale
-    hr = images.read(path).pixels
-    height, width = (side // scale for side in hr.shape[2:])
-    if not height or not width:
-        raise ValueError(f"HR has {hr.shape[3]}x{hr.shape[2]} pixels, fewer than the scale {scale}")
-    hr = hr[..., : height * scale, : width * scale]
-    if args.lr:
-        lr = images.read(_input(args.lr, path.stem, scale)).pixels
-        if lr.shape[2:] != (height, width):
-            raise ValueError(
-                f"LR has {lr.shape[3]}x{lr.shape[2]} pixels; x{scale} of them must give HR, "
-                f"so {width}x{height}"
-            )
-    else:
-        lr = F.interpolate(hr, (height, width), mode="bicubic", antialias=True, align_corners=False)
-        lr = to_8bit(lr) / 255
-    channels = max(lr.shape[1], hr.shape[1])
-    if channels > loaded.channels:
-        raise ValueError(f"the networks take {loaded.channels} channel, the image has {channels}")
-    if args.crop:
-        top, left = (max(0, side - args.crop) // 2 for side in (height, width))
-        lr = lr[..., top : top + args.crop, left : left + args.crop]
-        hr = hr[
-            ..., top * scale : (top + args.crop) * scale, left * scale : (left + args.crop) * scale
-        ]
-    return Image(
-        path.stem,
-        *(picture.expand(-1, channels, -1, -1).contiguous().to(device) for picture in (lr, hr)),
-    )
-
-
 def write(
-    args: argparse.Namespace,
-    records: Sequence[Record],
-    unavailable: Mapping[str, str],
-    failed: Mapping[str, str],
+    options: StudyOptions,
+    results: Results,
     notes: Sequence[str],
+    *,
+    noise: str | None = None,
     figure: "Figure | None" = None,
 ) -> None:
     """Write the table as .md, .csv and .json, and the figure as .png; print the table and what is
     to be said of it.
+
+    Args:
+        options: What was asked for.
+        results: With at least one record.
+        notes: Lines below the table.
+        noise: Where the noise is from; None: from the seed.
+        figure: Drawn beside the table.
     """
-    notes = [
-        *notes,
-        *(f"Left out, {name}: {reason}" for name, reason in failed.items()),
-        _made(args),
-    ]
+    records, failed, unavailable = results
+    left_out = [f"Left out, {name}: {reason}" for name, reason in failed.items()]
+    notes = [*notes, *left_out, _provenance(options, noise or f"seed {options.seed}")]
     text = tables.markdown(records, unavailable) + "".join(f"- {note}\n" for note in notes)
     whole = {
         "version": __version__,
-        "options": vars(args),
+        "options": options.typed,
         "not_measured": unavailable,
         "failed": failed,
         "notes": notes,
-        "means": tables.rows(records, unavailable),
-        "records": records,
+        "means": tables.list_means(records, unavailable),
+        "records": [record.to_json() for record in records],
     }
     files = {
         ".md": text,
         ".csv": tables.csv_text(records, unavailable),
         ".json": tables.json_text(whole),
     }
-    name = results(args) / args.command
+    name = options.output / options.command
     for suffix, content in files.items():
         with replacing(f"{name}{suffix}") as part:
             part.write_text(content, encoding="utf-8", errors="backslashreplace")
@@ -194,21 +168,22 @@ def write(
     print("", text, f"Wrote {name}{', '.join([*files, *(['.png'] if figure else [])])}", sep="\n")
 
 
-def honesty(args: argparse.Namespace, records: Sequence[Record]) -> list[str]:
+def comparisons(records: Sequence[Record]) -> list[str]:
+    """Say what is best by the first metric."""
+    return statistics.comparisons(records, next(iter(records[0].scores)))
+
+
+def cautions(options: StudyOptions) -> list[str]:
     """What keeps a table from saying more than it may."""
-    notes, rows = [], {(record["model"], record["sigma"], record["n"]) for record in records}
-    if any(sigma for _, sigma, _ in rows) and (
-        transfer := [text for text in args.attack if "@bare" in text]
-    ):
-        aims = (
-            f"{', '.join(transfer)} {'are' if len(transfer) > 1 else 'is'} made for the bare "
-            "network"
-        )
+    notes = []
+    transfer = [text for text in options.conditions if "@bare" in text]
+    if transfer and any(setting.sigma for setting in options.settings):
+        are = "are" if len(transfer) > 1 else "is"
         notes.append(
-            f"{aims}: for smoothed rows a transfer attack. One that knows the smoother may "
-            "harm it more: leave out @bare."
+            f"{', '.join(transfer)} {are} made for the bare network: for smoothed rows a "
+            "transfer attack. One that knows the smoother may harm it more: leave out @bare."
         )
-    if len(rows) > len({model for model, *_ in rows}):
+    if len(options.settings) > 1:
         notes.append(
             "A choice made on these images looks better on them than it is: measure it on "
             "others before you report it."
@@ -216,44 +191,29 @@ def honesty(args: argparse.Namespace, records: Sequence[Record]) -> list[str]:
     return notes
 
 
-def _made(args: argparse.Namespace) -> str:
+def _provenance(options: StudyOptions, noise: str) -> str:
     """How the scores were made, as far as the table's rows don't tell."""
-    inputs = (
-        f"LR from {args.lr}" if args.lr else "LR reduced from HR by an antialiased bicubic kernel"
+    inputs = "LR reduced from HR by an antialiased bicubic kernel"
+    if options.lr:
+        inputs = f"LR from {options.lr}"
+    side = options.crop
+    crop = f", central crops of {side}x{side} LR pixels" if side else ""
+    return (
+        f"smoothsr {__version__}: agg {options.agg}, {noise}, {options.precision}; {inputs}{crop}."
     )
-    crop = f", central crops of {args.crop}x{args.crop} LR pixels" if args.crop else ""
-    noise = "fresh noise" if getattr(args, "over", None) == "certified" else f"seed {args.seed}"
-    return f"smoothsr {__version__}: agg {args.agg}, {noise}, {args.precision}; {inputs}{crop}."
 
 
-def _unavailable(args: argparse.Namespace, device: torch.device) -> dict[str, str]:
+def _unavailable(options: StudyOptions, device: torch.device) -> dict[str, str]:
     """Return the metrics that can't be measured here, and why."""
-    if "lpips" not in args.metrics:
+    if "lpips" not in options.metrics:
         return {}
     probe = torch.zeros(1, 3, 64, 64, device=device)
     try:
-        metrics.lpips(probe, probe, weights=args.lpips_weights)
+        metrics.lpips(probe, probe, weights=options.lpips_weights)
     except (ImportError, OSError, ValueError) as error:
-        if args.lpips_weights or len(args.metrics) == 1:
+        if options.lpips_weights or len(options.metrics) == 1:
             raise
-        print(
-            f"smoothsr: lpips is left out: {message(error)} (--lpips-weights FILE)", file=sys.stderr
-        )
-        return {"lpips": message(error)}
+        reason = message(error)
+        print(f"smoothsr: lpips is left out: {reason} (--lpips-weights FILE)", file=sys.stderr)
+        return {"lpips": reason}
     return {}
-
-
-def _input(folder: Path, stem: str, scale: int) -> Path:
-    """Find the LR file of an HR file: of the same name, or with x4 or LR behind it."""
-    for pattern in (re.escape(stem), re.escape(stem) + rf"([_-]?(x{scale}|lr|LR))+"):
-        found = [path for path in images.find([folder]) if re.fullmatch(pattern, path.stem)]
-        if len(found) == 1:
-            return found[0]
-        if found:
-            raise ValueError(
-                f"several files in {folder} fit it, "
-                f"{' and '.join(path.name for path in found)}: keep one"
-            )
-    raise ValueError(
-        f"no file in {folder} fits it: name one {stem} or {stem}x{scale}, as HR is named"
-    )

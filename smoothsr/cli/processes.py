@@ -2,37 +2,38 @@
 and what failed.
 """
 
-import argparse
 import hashlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
 
 from smoothsr.cli.errors import FAILURES, UserError, message
-from smoothsr.evaluation.study import Record
+from smoothsr.cli.study_options import StudyOptions
+from smoothsr.evaluation.records import Record
 from smoothsr.files import images
 
-__all__ = ["Collect", "Progress", "Work", "parts", "results", "shared"]
+__all__ = ["Collect", "Measure", "OnCell", "share_out"]
 
-Progress = Callable[[], object]
-Work = Callable[[Path, Progress], None]
+OnCell = Callable[[], object]
+"""Called after each output that is scored."""
+Measure = Callable[[Path, OnCell], None]
 Collect = Callable[[Path], list[Record] | None]
 
 
-def shared(
-    args: argparse.Namespace, paths: Sequence[Path], cells: int, work: Work, collect: Collect
+def share_out(
+    options: StudyOptions, paths: Sequence[Path], cells: int, measure: Measure, collect: Collect
 ) -> tuple[list[Record], dict[str, str]]:
-    """Work on this process's share of the images, of RANK / WORLD_SIZE (torchrun's), then collect
+    """Measure this process's share of the images, of RANK / WORLD_SIZE (torchrun's), then collect
     what all processes have.
 
     Args:
-        args: The options.
+        options: What was asked for.
         paths: All images.
-        cells: How often work calls its progress for each image.
-        work: What to do with an image; if it fails, the others go on.
+        cells: How many outputs are scored of each image.
+        measure: What to do with an image; if it fails, the others go on.
         collect: Returns an image's records, or None if they are not complete.
 
     Returns:
@@ -42,37 +43,15 @@ def shared(
     """
     rank, ranks = _place()
     mine = paths[rank::ranks]
-    notes = {path.stem: parts(args) / f"{path.stem}.error" for path in paths}
-    for path in mine:
-        notes[path.stem].unlink(missing_ok=True)
-    with tqdm(total=len(mine) * cells, unit="output", disable=None, leave=False) as progress:
-        for path in mine:
-            progress.set_description(path.stem)
-            try:
-                work(path, progress.update)
-            except FAILURES as error:
-                text = f"{_key(args, path)}\n{message(error)}"
-                notes[path.stem].write_text(text, encoding="utf-8", errors="backslashreplace")
-    failed = {
-        path.stem: reason for path in paths if (reason := _reason(args, notes[path.stem], path))
-    }
-    for reason in dict.fromkeys(failed.values()):
-        names = [name for name in failed if failed[name] == reason]
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
-        print(f"smoothsr: {', '.join(names[:3])}{more}: {reason}", file=sys.stderr)
+    options.parts.mkdir(parents=True, exist_ok=True)
+    notes = {path.stem: options.parts / f"{path.stem}.error" for path in paths}
+    _measure_each(options, mine, cells, measure, notes)
+    reasons = {path.stem: _reason(options, notes[path.stem], path) for path in paths}
+    failed = {name: reason for name, reason in reasons.items() if reason}
+    _tell(failed)
     records = list[Record]()
     for path in [path for path in paths if path.stem not in failed]:
-        try:
-            found = collect(path)
-        except FAILURES:
-            if path in mine:
-                raise
-            found = None  # the process whose it is will say why
-        if not found and path in mine:
-            raise UserError(
-                f"what was measured on {path.stem} is gone: does another run write to "
-                f"{parts(args)}? Start again"
-            )
+        found = _collected(options, collect, path, is_mine=path in mine)
         if not found:
             print(
                 f"{len(mine)} of {len(paths)} images done here; the process that is last to "
@@ -80,21 +59,59 @@ def shared(
             )
             return [], {}
         records += found
-    if not records and (old := results(args) / f"{args.command}.md").exists():
+    if not records and (old := options.output / f"{options.command}.md").exists():
         print(f"smoothsr: {old} is of an earlier run: no image could be measured", file=sys.stderr)
     return records, failed
 
 
-def parts(args: argparse.Namespace) -> Path:
-    """Make the folder from which a run can go on."""
-    folder = results(args) / "parts"
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+def _measure_each(
+    options: StudyOptions,
+    paths: Sequence[Path],
+    cells: int,
+    measure: Measure,
+    notes: Mapping[str, Path],
+) -> None:
+    """Measure images one by one, and note for the other processes which failed, and why."""
+    for path in paths:
+        notes[path.stem].unlink(missing_ok=True)
+    with tqdm(total=len(paths) * cells, unit="output", disable=None, leave=False) as bar:
+        for path in paths:
+            bar.set_description(path.stem)
+            try:
+                measure(path, bar.update)
+            except FAILURES as error:
+                text = f"{_key(options, path)}\n{message(error)}"
+                notes[path.stem].write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
-def results(args: argparse.Namespace) -> Path:
-    """The folder of the results."""
-    return args.output or Path(args.command)
+def _tell(failed: Mapping[str, str]) -> None:
+    """Print each reason once, with the images that it is one of."""
+    for reason in dict.fromkeys(failed.values()):
+        names = [name for name in failed if failed[name] == reason]
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        print(f"smoothsr: {', '.join(names[:3])}{more}: {reason}", file=sys.stderr)
+
+
+def _collected(
+    options: StudyOptions, collect: Collect, path: Path, *, is_mine: bool
+) -> list[Record] | None:
+    """Collect an image's records; None where another process has still to measure them.
+
+    Raises:
+        UserError: If this process has measured them, and they are gone.
+    """
+    try:
+        found = collect(path)
+    except FAILURES:
+        if is_mine:
+            raise
+        return None  # the process whose it is will say why
+    if not found and is_mine:
+        raise UserError(
+            f"what was measured on {path.stem} is gone: does another run write to "
+            f"{options.parts}? Start again"
+        )
+    return found
 
 
 def _place() -> tuple[int, int]:
@@ -110,30 +127,16 @@ def _place() -> tuple[int, int]:
     return int(words[0]), int(words[1])
 
 
-def _key(args: argparse.Namespace, path: Path) -> str:
+def _key(options: StudyOptions, path: Path) -> str:
     """What a failure depends on, on every machine: torchrun's name of the run, options and files.
     An older note tells nothing.
     """
-    here = (
-        "output",
-        "device",
-        "hr",
-        "lr",
-        "model",
-        "lpips_weights",
-    )  # which may have other names elsewhere
-    inputs = (
-        [file for file in images.find([args.lr]) if file.stem.startswith(path.stem)]
-        if args.lr
-        else []
-    )
+    files = [path]
+    if options.lr:
+        files += [file for file in images.find([options.lr]) if file.stem.startswith(path.stem)]
     sha = hashlib.sha256(os.environ.get("TORCHELASTIC_RUN_ID", "").encode())
-    sha.update(
-        repr(
-            sorted((name, value) for name, value in vars(args).items() if name not in here)
-        ).encode()
-    )
-    for file in (path, *inputs):
+    sha.update(repr(options.shared).encode())
+    for file in files:
         try:
             sha.update(file.read_bytes())
         except OSError as error:
@@ -141,10 +144,10 @@ def _key(args: argparse.Namespace, path: Path) -> str:
     return sha.hexdigest()[:16]
 
 
-def _reason(args: argparse.Namespace, note: Path, path: Path) -> str | None:
+def _reason(options: StudyOptions, note: Path, path: Path) -> str | None:
     """What a note says, unless there is none or it is of an earlier run."""
     try:
         key, _, reason = note.read_text(encoding="utf-8").partition("\n")
     except FileNotFoundError:
         return None
-    return reason if key == _key(args, path) else None
+    return reason if key == _key(options, path) else None

@@ -1,22 +1,27 @@
 """`smoothsr sweep`: choose sigma, n, tile or halo from data."""
 
 import argparse
-import hashlib
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from torch import nn
 
-from smoothsr import Certificate, SmoothedSR, __version__
-from smoothsr.certificates import storage
-from smoothsr.cli.devices import autocast, find_device
+from smoothsr.cli.devices import find_device
 from smoothsr.cli.errors import UserError
-from smoothsr.cli.evaluate import find_images, honesty, load_models, measured, read_pair, write
-from smoothsr.cli.loading import for_channels
-from smoothsr.cli.processes import Progress, parts, shared
-from smoothsr.evaluation.study import Image, Record, Setting
-from smoothsr.files.digests import digest, fingerprint
-from smoothsr.reports import tables
+from smoothsr.cli.evaluate import (
+    Results,
+    cautions,
+    comparisons,
+    load_models,
+    measure,
+    measure_all,
+    write,
+)
+from smoothsr.cli.image_pairs import find_images
+from smoothsr.cli.study_options import Certification, StudyOptions
+from smoothsr.evaluation import statistics
+from smoothsr.evaluation.certified_study import CertifiedStudy
+from smoothsr.evaluation.records import Record, Setting
+from smoothsr.files.digests import fingerprint
 from smoothsr.reports.curves import curves
 
 SIGMAS = [0.0, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08]
@@ -25,178 +30,99 @@ DRAWS = [1, 3, 5, 11, 21, 51, 101]
 
 def run(args: argparse.Namespace) -> int:
     """Measure every candidate; write table and curves, and say which is best."""
+    options = StudyOptions.of(args, _candidates(args))
+    if args.over == "certified":
+        return certify(options, Certification.of(args))
+    results = measure(options)
+    if results.records:
+        notes = [*comparisons(results.records), *cautions(options)]
+        write(options, results, notes, figure=curves(results.records, args.over))
+    return 2 if results.failed else 0
+
+
+def _candidates(args: argparse.Namespace) -> list[Setting]:
+    """Combine sigmas, draws and tiles, those that are given or those that are usual.
+
+    Raises:
+        UserError: If more than one is given of what is not varied.
+    """
     draws = args.n or (DRAWS if args.over == "n" else [21])
     sigmas = args.sigma or {"sigma": SIGMAS, "n": [0.03], "certified": [0.05, 0.1]}[args.over]
+    args.tile = args.tile or ([0, 8, 16] if args.over == "certified" else [0])
+    args.halo = args.halo or ([2] if args.over == "certified" else [4])
     if args.over != "n" and len(draws) > 1:
         raise UserError(f"--over {args.over} takes one -n, got {len(draws)}")
     if args.over == "n" and (len(sigmas) > 1 or not sigmas[0]):
         raise UserError("--over n takes one --sigma, greater than 0")
-    args.tile = args.tile or ([0, 8, 16] if args.over == "certified" else [0])
-    args.halo = args.halo or ([2] if args.over == "certified" else [4])
     if args.over != "certified" and (len(args.tile) > 1 or len(args.halo) > 1):
         raise UserError(f"--over {args.over} takes one --tile and one --halo")
-    settings = [
-        Setting.of(s, n, tile, halo)
-        for s in sigmas
+    return [
+        Setting.of(sigma, n, tile, halo)
+        for sigma in sigmas
         for n in draws
         for tile in args.tile
         for halo in args.halo
     ]
-    if args.over == "certified":
-        return certified(args, list(dict.fromkeys(settings)))
-    records, unavailable, failed = measured(args, settings)
+
+
+def certify(options: StudyOptions, certification: Certification) -> int:
+    """Certify every image with every candidate; tabulate what is certified at each radius."""
+    _require_certifiable(options, certification)
+    paths, device = find_images(options), find_device(options.device)
+    models = load_models(options, device)
+    study = CertifiedStudy(
+        options.parts,
+        {name: loaded.model for name, loaded in models.items()},
+        {name: fingerprint(loaded.model) for name, loaded in models.items()},
+        options.settings,
+        certification.radii,
+        n_cert=certification.n_cert,
+        alpha=certification.alpha,
+        levels=certification.levels,
+        agg=options.agg,
+        predictor=certification.predictor,
+        precision=options.precision,
+    )
+    records, failed = measure_all(options, study, paths, models, device)
     if records:
-        notes = [
-            *tables.verdicts(records, next(iter(records[0]["scores"]))),
-            *honesty(args, records),
-        ]
-        write(args, records, unavailable, failed, notes, curves(records, args.over))
+        notes = _certified_notes(study, records)
+        write(options, Results(records, failed, {}), notes, noise="fresh noise")
     return 2 if failed else 0
 
 
-def certified(args: argparse.Namespace, settings: Sequence[Setting]) -> int:
-    """Certify every image with every candidate; tabulate what is certified at each radius."""
-    if any(not setting.sigma for setting in settings):
+def _require_certifiable(options: StudyOptions, certification: Certification) -> None:
+    """Refuse at once what would otherwise fail for every image."""
+    if any(not setting.sigma for setting in options.settings):
         raise UserError(
             "--over certified needs --sigma greater than 0: the bare network has no certificate"
         )
-    if min(args.radius) < 0 or not 0 < args.alpha < 1:
-        raise UserError(
-            "--radius must be at least 0 and --alpha between 0 and 1, got "
-            f"{min(args.radius):g} and {args.alpha:g}"
-        )
-    if args.n_cert < 1 or args.levels < 2:
-        raise UserError(
-            f"--n-cert must be at least 1 and --levels at least 2, got {args.n_cert} and "
-            f"{args.levels}"
-        )
-    if args.agg not in ("median", *(["mean"] if args.predictor == "ideal" else [])):
+    allowed = ("median", "mean") if certification.predictor == "ideal" else ("median",)
+    if options.agg not in allowed:
         raise UserError(
             "--over certified speaks of the median, or with --predictor ideal of the mean, "
-            f"got --agg {args.agg}"
+            f"got --agg {options.agg}"
         )
-    for sigma, n, tile, halo in settings:
-        SmoothedSR(
-            nn.Identity(), sigma, n, args.agg, tile=tile or None, halo=halo
-        )  # refuses what it can't be made with
-    paths, device = find_images(args), find_device(args.device)
-    models = load_models(args, device)
-    digests = {name: fingerprint(loaded.model) for name, loaded in models.items()}
-    cells = [(name, setting) for name in models for setting in settings]
-    alpha = args.alpha / len(cells)
-
-    def read(path: Path) -> Image:
-        return read_pair(args, path, next(iter(models.values())), device)
-
-    def part(image: Image, name: str, setting: Setting) -> Path:
-        lr = digest([image.lr])
-        what = [
-            __version__,
-            digests[name],
-            lr,
-            *setting,
-            args.agg,
-            args.n_cert,
-            alpha,
-            args.levels,
-            args.precision,
-        ]
-        return (
-            parts(args) / f"{image.name}_{hashlib.sha256(repr(what).encode()).hexdigest()[:16]}.npz"
-        )
-
-    def certify(path: Path, progress: Progress) -> None:
-        image = read(path)
-        for name, setting in cells:
-            target = part(image, name, setting)
-            if not _whole(target):  # the first draws count, and no others
-                sigma, n, tile, halo = setting
-                smoothed = SmoothedSR(
-                    for_channels(models[name], image.lr.shape[1]),
-                    sigma,
-                    n,
-                    args.agg,
-                    tile=tile or None,
-                    halo=halo,
-                )
-                with autocast(args.precision, device):
-                    smoothed.certify(image.lr, n=args.n_cert, alpha=alpha, levels=args.levels).save(
-                        target
-                    )
-            progress()
-
-    def collect(path: Path) -> list[Record] | None:
-        image = read(path)
-        found = {cell: part(image, *cell) for cell in cells}
-        if not all(file.exists() for file in found.values()):
-            return None
-        return [
-            row
-            for cell, file in found.items()
-            for row in rows(args, image, *cell, Certificate.load(file))
-        ]
-
-    records, failed = shared(args, paths, len(cells), certify, collect)
-    if records:
-        notes = [
-            line for metric in records[0]["scores"] for line in tables.verdicts(records, metric)
-        ]
-        images, kept = (
-            len({record["image"] for record in records}),
-            f"alpha {args.alpha:g} / {len(cells)} candidates = {alpha:.3g}",
-        )
-        sure = f"whichever is chosen for an image, it holds with confidence {1 - args.alpha:.10g}"
-        notes.append(
-            f"Each certificate has {kept}, n_cert {args.n_cert}, {args.levels} levels: {sure}."
-        )
-        notes.append(
-            "Another sweep of the same images makes more candidates: to choose among all of "
-            "them, divide alpha by all."
-        )
-        if images > 1:
-            every = (
-                f"with confidence {max(0, 1 - images * args.alpha):.10g} at least"
-                if images * args.alpha < 1
-                else "with none"
-            )
-            notes.append(f"A mean speaks of all {images} images at once: {every}.")
-        notes.append("Certified PSNR is of all channels, without a border cropped.")
-        write(args, records, {}, failed, notes)
-    return 2 if failed else 0
+    for setting in options.settings:
+        setting.smoothed(nn.Identity(), options.agg)  # refuses what it can't be made with
 
 
-def rows(
-    args: argparse.Namespace, image: Image, name: str, setting: Setting, certificate: Certificate
-) -> Iterator[Record]:
-    """Yield what is certified at each l2 radius: PSNR to the ground truth, and to the certificate's
-    own output.
-    """
-    what = {"ideal": "ideal certified PSNR", "served": "served expected certified PSNR"}[
-        args.predictor
+def _certified_notes(study: CertifiedStudy, records: Sequence[Record]) -> list[str]:
+    """Say what is best, and with which confidence."""
+    notes = [
+        line for metric in records[0].scores for line in statistics.comparisons(records, metric)
     ]
-    for radius in args.radius:
-        scores = {
-            what: certificate.psnr(radius, image.hr, predictor=args.predictor),
-            f"{what} to its own output": certificate.psnr(radius, predictor=args.predictor),
-        }
-        yield {
-            "image": image.name,
-            "model": name,
-            **setting._asdict(),
-            "condition": f"l2 {radius:g}",
-            "scores": scores,
-        }
-
-
-def _whole(file: Path) -> bool:
-    """Tell whether a certificate is there; a broken file, from which nobody has read a certificate,
-    is removed.
-    """
-    try:
-        Certificate.load(file)
-    except FileNotFoundError:
-        return False
-    except storage.UnreadableError:
-        file.unlink()
-        return False
-    return True
+    kept = f"alpha {study.alpha:g} / {study.cells} candidates = {study.share:.3g}"
+    sure = f"whichever is chosen for an image, it holds with confidence {1 - study.alpha:.10g}"
+    made = f"{kept}, n_cert {study.n_cert}, {study.levels} levels"
+    notes.append(f"Each certificate has {made}: {sure}.")
+    notes.append(
+        "Another sweep of the same images makes more candidates: to choose among all of "
+        "them, divide alpha by all."
+    )
+    images = len({record.image for record in records})
+    if images > 1:
+        every = "with none"
+        if images * study.alpha < 1:
+            every = f"with confidence {max(0, 1 - images * study.alpha):.10g} at least"
+        notes.append(f"A mean speaks of all {images} images at once: {every}.")
+    return [*notes, "Certified PSNR is of all channels, without a border cropped."]

@@ -9,7 +9,7 @@ Reference: D. Knuth, The Art of Computer Programming, vol. 3, section 5.2.2, alg
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,7 @@ from torch import Tensor
 __all__ = ["in_chunks", "order_statistics"]
 
 CHUNK = 2**20  # bytes that are handled at a time: they stay in a core's cache
+Columns = Any  # (n, values) of a numpy array on the CPU, of a tensor elsewhere
 NETWORK = 40  # up to so many draws a selection network is faster than sorting
 
 
@@ -54,44 +55,48 @@ def order_statistics(draws: Tensor, ranks: Sequence[int]) -> Tensor:
         return order_statistics(draws.permute(0, 2, 3, 1), ranks).permute(0, 3, 1, 2)
     flat = draws.flatten(1)
     result = torch.empty((len(ranks), flat.shape[1]), dtype=draws.dtype, device=draws.device)
-    source: Any = flat.numpy() if draws.device.type == "cpu" else flat
-    target: Any = result.numpy() if draws.device.type == "cpu" else result
-    index = [rank - 1 for rank in ranks]
-
-    def select(part: slice) -> None:
-        rows = [*source[:, part]]
-        least, most = (
-            (np.minimum, np.maximum)
-            if isinstance(source, np.ndarray)
-            else (torch.minimum, torch.maximum)
-        )
-        for i, j, low, high in selection_network(n, tuple(index)):
-            first, second = rows[i], rows[j]
-            if low:
-                rows[i] = least(first, second)
-            if high:
-                rows[j] = most(first, second)
-        for place, row in enumerate(index):
-            target[place, part] = rows[row]
-
-    def sort(part: slice) -> None:
-        # Transposing a compact copy is several times as fast as transposing a slice, whose rows
-        # fall on each other in the cache.
-        block = np.ascontiguousarray(np.ascontiguousarray(source[:, part]).T)
-        block.sort(axis=1, kind="stable" if block.dtype == np.uint8 else None)  # bytes by radix
-        target[:, part] = block[:, index].T
-
-    def sort_on_device(part: slice) -> None:
-        result[:, part] = flat[:, part].sort(dim=0).values[index]
-
-    size = n * flat.element_size()
+    index = tuple(rank - 1 for rank in ranks)
+    on_cpu = draws.device.type == "cpu"
+    source, target = (flat.numpy(), result.numpy()) if on_cpu else (flat, result)
+    select, threads = _sort_on_device, 1
     if n <= NETWORK:  # in one thread: its many short steps would wait for each other
-        in_chunks(select, flat.shape[1], size, threads=1)
-    elif isinstance(source, np.ndarray):
-        in_chunks(sort, flat.shape[1], size, torch.get_num_threads())
-    else:
-        in_chunks(sort_on_device, flat.shape[1], 1, threads=1)
+        select = _select
+    elif on_cpu:
+        select, threads = _sort, torch.get_num_threads()
+    # On a device all columns are sorted in few steps, else in pieces that stay in the cache.
+    each = 1 if select is _sort_on_device else n * flat.element_size()
+    in_chunks(partial(select, source, target, index), flat.shape[1], each, threads)
     return result.reshape(len(ranks), *draws.shape[1:])
+
+
+def _select(source: Columns, target: Columns, index: tuple[int, ...], part: slice) -> None:
+    """Put the order statistics of some columns of source into target, by a selection network."""
+    rows = [*source[:, part]]
+    library: Any = np if isinstance(source, np.ndarray) else torch
+    for i, j, low, high in selection_network(len(rows), index):
+        first, second = rows[i], rows[j]
+        if low:
+            rows[i] = library.minimum(first, second)
+        if high:
+            rows[j] = library.maximum(first, second)
+    for place, row in enumerate(index):
+        target[place, part] = rows[row]
+
+
+def _sort(source: Columns, target: Columns, index: tuple[int, ...], part: slice) -> None:
+    """Put the order statistics of some columns of source into target, by sorting each column.
+
+    Transposing a compact copy is several times as fast as transposing a slice, whose rows fall on
+    each other in the cache.
+    """
+    block = np.ascontiguousarray(np.ascontiguousarray(source[:, part]).T)
+    block.sort(axis=1, kind="stable" if block.dtype == np.uint8 else None)  # bytes by radix
+    target[:, part] = block[:, index].T
+
+
+def _sort_on_device(source: Columns, target: Columns, index: tuple[int, ...], part: slice) -> None:
+    """Put the order statistics of some columns of source into target, on another device."""
+    target[:, part] = source[:, part].sort(dim=0).values[list(index)]
 
 
 @lru_cache(maxsize=16)

@@ -13,50 +13,24 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import product
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from smoothsr import __version__, metrics
-from smoothsr.evaluation.conditions import Condition, seed_of, serve
+from smoothsr.attacks.views import seed_of, serve
+from smoothsr.evaluation.conditions import Condition
+from smoothsr.evaluation.records import Image, Record, Row, Setting
 from smoothsr.files.atomic import replacing
 from smoothsr.files.digests import digest, fingerprint
-from smoothsr.smoothing import SmoothedSR
 
-__all__ = ["METRICS", "Image", "Setting", "Study"]
+__all__ = ["METRICS", "Study"]
 
 METRICS = ("psnr", "psnr_y", "ssim", "ssim_y", "mse", "lpips")
-Record = dict[str, Any]
-"""What one output scored: {"image", "model", "sigma", "n", "tile", "halo", "condition", "scores":
-{metric: value}}."""
 Scores = dict[str, dict[str, float]]
 """Of one image: {what was measured: {metric: value}}."""
-
-
-class Image(NamedTuple):
-    """What is measured on: LR (1,C,h,w) and HR (1,C,s*h,s*w), in [0, 1]."""
-
-    name: str
-    lr: Tensor
-    hr: Tensor
-
-
-class Setting(NamedTuple):
-    """How a network is run: bare where sigma is 0, or smoothed with n draws, in tiles where tile is
-    greater than 0.
-    """
-
-    sigma: float
-    n: int = 1
-    tile: int = 0
-    halo: int = 0
-
-    @classmethod
-    def of(cls, sigma: float, n: int, tile: int, halo: int) -> "Setting":
-        """Make a setting without the numbers that it doesn't use."""
-        return cls(sigma, n, tile, halo if tile else 0) if sigma else cls(0.0)
 
 
 @dataclass(frozen=True)
@@ -94,7 +68,7 @@ class Study:
             raise ValueError(f"unknown metric {unknown[0]!r}: use {', '.join(METRICS)}")
         for network in self.models.values():
             for setting in self.settings:
-                self._smoothed(network, setting)
+                setting.apply(network, self.agg)
 
     @property
     def cells(self) -> int:
@@ -113,56 +87,35 @@ class Study:
         """
         pixels, seed = digest([image.lr, image.hr]), seed_of(self.seed, image.name)
         found = self._read(image.name).get(pixels, {})
-        for name, network in self.models.items():
-            for condition in self.conditions:
-                attacked = None
-                for setting in self.settings:
-                    key = self._key(name, setting, condition, image)
-                    if missing := [
-                        metric
-                        for metric in self.metrics
-                        if self._stored(metric) not in found.get(key, {})
-                    ]:
-                        model = self._smoothed(network, setting)
-                        if (
-                            attacked is None or condition.adaptive
-                        ):  # else it is the same for every setting
-                            attacked = condition.apply(image.lr, image.hr, model, seed)
-                        with torch.no_grad():
-                            output = serve(model, attacked, seed_of(seed, "serving"))
-                        if output.isnan().any():
-                            raise ValueError(
-                                f"{name} gives NaN under {condition.text}: try another --precision"
-                            )
-                        scores = {
-                            self._stored(metric): self._score(metric, output, image)
-                            for metric in missing
-                        }
-                        self._store(image.name, pixels, key, scores)
-                    progress()
+        for name, condition in product(self.models, self.conditions):
+            attacked = None
+            for setting in self.settings:
+                key = self._key(name, setting, condition, image)
+                if missing := self._missing(found.get(key, {})):
+                    model = setting.apply(self.models[name], self.agg)
+                    # An attack that knows no smoother is the same for every setting.
+                    if attacked is None or condition.adaptive:
+                        attacked = condition.apply(image.lr, image.hr, model, seed)
+                    complaint = f"{name} gives NaN under {condition.text}"
+                    output = _served(model, attacked, seed, complaint)
+                    scores = {self._stored(m): self._score(m, output, image) for m in missing}
+                    self._store(image.name, pixels, key, scores)
+                progress()
 
     def records(self, image: Image) -> list[Record] | None:
         """Collect what is stored of an image, or None if it is not complete."""
         stored, found = self._read(image.name).get(digest([image.lr, image.hr]), {}), list[Record]()
-        for name in self.models:
-            for setting in self.settings:
-                for condition in self.conditions:
-                    scores = stored.get(self._key(name, setting, condition, image), {})
-                    record = {
-                        "image": image.name,
-                        "model": name,
-                        **setting._asdict(),
-                        "condition": condition.text,
-                    }
-                    found.append(
-                        {
-                            **record,
-                            "scores": {
-                                metric: scores.get(self._stored(metric)) for metric in self.metrics
-                            },
-                        }
-                    )
-        return None if any(None in record["scores"].values() for record in found) else found
+        for name, setting, condition in product(self.models, self.settings, self.conditions):
+            scores = stored.get(self._key(name, setting, condition, image), {})
+            if self._missing(scores):
+                return None
+            wanted = {metric: scores[self._stored(metric)] for metric in self.metrics}
+            found.append(Record(image.name, Row(name, *setting), condition.text, wanted))
+        return found
+
+    def _missing(self, scores: Mapping[str, float]) -> list[str]:
+        """The metrics that are not among the stored scores of an output."""
+        return [metric for metric in self.metrics if self._stored(metric) not in scores]
 
     @cached_property
     def _weights(self) -> str:
@@ -181,18 +134,10 @@ class Study:
         return {name: fingerprint(network) for name, network in self.models.items()}
 
     def _key(self, name: str, setting: Setting, condition: Condition, image: Image) -> str:
-        how = [self.agg, *setting] if setting.sigma else []
+        how = [self.agg, *setting.stored] if setting.sigma else []
         where = [self.precision, image.lr.device.type]
         return json.dumps(
             [__version__, self._digests[name][:16], how, condition.text, self.seed, *where]
-        )
-
-    def _smoothed(self, network: nn.Module, setting: Setting) -> nn.Module:
-        sigma, n, tile, halo = setting
-        return (
-            SmoothedSR(network, sigma, n, self.agg, tile=tile or None, halo=halo)
-            if sigma
-            else network
         )
 
     def _score(self, metric: str, output: Tensor, image: Image) -> float:
@@ -201,21 +146,15 @@ class Study:
                 f"{image.name}: HR is {(*image.hr.shape,)}, the output {(*output.shape,)}: "
                 "another scale?"
             )
-        if metric == "lpips":
-            with torch.autocast(
-                output.device.type, enabled=False
-            ):  # the network's precision is not the metric's
+        if metric == "lpips":  # not in the network's precision
+            with torch.autocast(output.device.type, enabled=False):
                 return metrics.lpips(output, image.hr, weights=self.lpips_weights).item()
-        function, _, channel = metric.partition("_")
-        pair = [
-            picture.cpu() for picture in (output, image.hr)
-        ]  # float64, which not every device has
-        if (
-            channel and output.shape[1] == 1
-        ):  # a gray image is a colour image of equal channels, and its luma that of one
+        name, _, channel = metric.partition("_")
+        pair = [picture.cpu() for picture in (output, image.hr)]  # for float64, which some lack
+        if channel and output.shape[1] == 1:  # gray has the luma of a colour of equal channels
             pair = [picture.expand(-1, 3, -1, -1) for picture in pair]
         border = image.hr.shape[-1] // image.lr.shape[-1]
-        return getattr(metrics, function)(*pair, border=border, y=bool(channel)).item()
+        return getattr(metrics, name)(*pair, border=border, y=bool(channel)).item()
 
     def _store(self, name: str, pixels: str, key: str, scores: Mapping[str, float]) -> None:
         whole = self._read(name)  # anew, since another run may have added to it
@@ -236,3 +175,16 @@ class Study:
         if not sound:
             raise ValueError(f"{path} holds no scores: delete it, and it will be measured again")
         return whole
+
+
+@torch.no_grad()
+def _served(model: nn.Module, lr: Tensor, seed: int, complaint: str) -> Tensor:
+    """Run a model as it is served, with noise of the seed.
+
+    Raises:
+        ValueError: If the output has NaN.
+    """
+    output = serve(model, lr, seed_of(seed, "serving"))
+    if output.isnan().any():
+        raise ValueError(f"{complaint}: try another --precision")
+    return output

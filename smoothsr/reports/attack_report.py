@@ -141,62 +141,69 @@ def panel(
     """
     from matplotlib.figure import Figure
 
-    scale = outcomes[0].clean.shape[-1] // lr.shape[-1]
-    measured = rows(outcomes, reference, scale)
-    deviations = [
-        (to_8bit(outcome.attacked) - to_8bit(outcome.clean)).abs().amax(1)[0].cpu().numpy()
-        for outcome in outcomes
-    ]
-    top = max(
-        1.0, *(float(np.quantile(deviation, 0.999)) for deviation in deviations)
-    )  # a few pixels must not dim all others
-    largest = (attacked - lr).abs().max().item()
-    amplified = max(1, int(0.5 / largest)) if largest > 0 else 1
-
     side = 3.4 * min(2.0, max(0.5, lr.shape[2] / lr.shape[3])) + 0.25
     figure = Figure(figsize=(3.4 * (1 + len(outcomes)) + 0.6, 3 * side), layout="constrained")
     axes = figure.subplots(3, 1 + len(outcomes))
-    _show(axes[0, 0], lr, f"input, {lr.shape[3]} x {lr.shape[2]}")
-    _show(axes[1, 0], attacked, f"input under attack,\nchanged by up to {largest * 255:.3g}/255")
-    _show(
-        axes[2, 0],
-        0.5 + amplified * (attacked - lr),
-        f"change of the input, x{amplified}, around gray",
-    )
-    for column, (outcome, row, deviation) in enumerate(
-        zip(outcomes, measured, deviations, strict=True), 1
-    ):
-        known = reference is not None
-        clean = f": {_db(row['psnr_clean'])} to the truth" if known else ""
-        harmed = (
-            _db(row["psnr_attacked"])
-            if known
-            else f"{_db(row['psnr_to_clean'])} to its clean output"
-        )
-        _show(axes[0, column], outcome.clean, f"{outcome.name}{clean}")
-        _show(axes[1, column], outcome.attacked, f"{outcome.name}, under attack:\n{harmed}")
-        image = axes[2, column].imshow(
-            deviation, cmap="magma", vmin=0, vmax=top, interpolation="nearest"
-        )
-        axes[2, column].set_axis_off()
-        largest_step, mean_step = row["largest_8bit"], row["mean_8bit"]
-        title = (
-            f"change of the output (worst channel):\nlargest {largest_step:.0f}, mean of all "
-            f"{mean_step:.2f}"
-        )
-        axes[2, column].set_title(title, fontsize=9)
+    _show_input(axes[:, 0], lr, attacked)
+    deviations = [_deviation(outcome) for outcome in outcomes]
+    # A few pixels must not dim all others.
+    top = max(1.0, *(float(np.quantile(deviation, 0.999)) for deviation in deviations))
+    measured = rows(outcomes, reference, outcomes[0].clean.shape[-1] // lr.shape[-1])
+    shown = zip(axes[:, 1:].T, outcomes, measured, deviations, strict=True)
+    for column, outcome, row, deviation in shown:
+        _show_outcome(column, outcome, row)
+        image = _show_deviation(column[2], deviation, row, top)
     bar = figure.colorbar(image, ax=axes[2, -1], shrink=0.85, extend="max")
     bar.set_label("8-bit steps", fontsize=9)
     if outside is not None and outside.any():
-        down, across = outside[0].any(0).cpu().nonzero().T
-        axes[2, -1].scatter(
-            across, down, s=9, marker="s", facecolors="none", edgecolors="cyan", linewidths=0.7
-        )
-        axes[2, -1].set_title(
-            f"change of the output;\n{int(outside.sum())} values outside the certificate: cyan",
-            fontsize=9,
-        )
+        _mark(axes[2, -1], outside)
     return figure
+
+
+def _show_input(column: Sequence[Any], lr: Tensor, attacked: Tensor) -> None:
+    """Show the input, the same under attack, and the change, amplified to fill half the range."""
+    change = attacked - lr
+    largest = change.abs().max().item()
+    amplified = max(1, int(0.5 / largest)) if largest > 0 else 1
+    _show(column[0], lr, f"input, {lr.shape[3]} x {lr.shape[2]}")
+    _show(column[1], attacked, f"input under attack,\nchanged by up to {largest * 255:.3g}/255")
+    title = f"change of the input, x{amplified}, around gray"
+    _show(column[2], 0.5 + amplified * change, title)
+
+
+def _show_outcome(column: Sequence[Any], outcome: Outcome, row: Row) -> None:
+    """Show an output, and the same under attack."""
+    clean, harmed = "", f"{_db(row['psnr_to_clean'])} to its clean output"
+    if "psnr_clean" in row:
+        clean = f": {_db(row['psnr_clean'])} to the truth"
+        harmed = _db(row["psnr_attacked"])
+    _show(column[0], outcome.clean, f"{outcome.name}{clean}")
+    _show(column[1], outcome.attacked, f"{outcome.name}, under attack:\n{harmed}")
+
+
+def _show_deviation(axis: Any, deviation: np.ndarray, row: Row, top: float) -> Any:
+    """Show the change of an output (H,W) on a colour scale up to top; return the image."""
+    image = axis.imshow(deviation, cmap="magma", vmin=0, vmax=top, interpolation="nearest")
+    axis.set_axis_off()
+    sizes = f"largest {row['largest_8bit']:.0f}, mean of all {row['mean_8bit']:.2f}"
+    axis.set_title(f"change of the output (worst channel):\n{sizes}", fontsize=9)
+    return image
+
+
+def _mark(axis: Any, outside: Tensor) -> None:
+    """Mark the values outside of a certificate."""
+    down, across = outside[0].any(0).cpu().nonzero().T
+    square = {"marker": "s", "facecolors": "none", "edgecolors": "cyan", "linewidths": 0.7}
+    axis.scatter(across, down, s=9, **square)
+    count = int(outside.sum())
+    axis.set_title(
+        f"change of the output;\n{count} values outside the certificate: cyan", fontsize=9
+    )
+
+
+def _deviation(outcome: Outcome) -> np.ndarray:
+    """By how many 8-bit steps an output moved, the largest over channels: (H,W)."""
+    return (to_8bit(outcome.attacked) - to_8bit(outcome.clean)).abs().amax(1)[0].cpu().numpy()
 
 
 def _show(axis: Any, image: Tensor, title: str) -> None:

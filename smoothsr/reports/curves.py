@@ -1,68 +1,81 @@
 """A figure of scores: each metric against sigma or n, a line for each condition."""
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping, Sequence
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, Literal
 
-from smoothsr.reports import tables
+from smoothsr.evaluation import statistics
+from smoothsr.evaluation.records import Record, Row
+from smoothsr.evaluation.statistics import Mean
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["curves"]
+__all__ = ["Over", "curves"]
 
 ACROSS = 4  # axes beside each other where there is one metric
+Over = Literal["sigma", "n"]
 
 
-def curves(records: Sequence[tables.Record], over: Literal["sigma", "n"]) -> "Figure":
+def curves(records: Sequence[Record], over: Over) -> "Figure":
     """Draw an axis for each model and metric; bars are standard errors, a ring is the best mean.
 
     Args:
-        records: As in tables.py; of each model one row for each sigma, or n.
+        records: Of each model one row for each sigma, or n.
         over: What lies on the horizontal axis; n is spaced logarithmically.
     """
     from matplotlib.figure import Figure
 
-    means = tables.means(records)
-    models = list(dict.fromkeys(row.model for row in means))
-    columns = list(next(iter(means.values())))
-    metrics, conditions = (
-        list(dict.fromkeys(column[place] for column in columns)) for place in (1, 0)
-    )
+    table = statistics.means(records)
+    models = list(dict.fromkeys(row.model for row in table))
+    columns = next(iter(table.values()))
+    metrics = list(dict.fromkeys(metric for _, metric in columns))
     across = len(metrics) if len(metrics) > 1 else min(ACROSS, len(models))
     down = math.ceil(len(models) * len(metrics) / across)
     figure = Figure(figsize=(0.6 + 4.4 * across, 0.6 + 3.2 * down), layout="constrained")
     axes = list(figure.subplots(down, across, squeeze=False).flat)
-    for axis, (model, metric) in zip(
-        axes, [(model, metric) for model in models for metric in metrics], strict=False
-    ):
-        best = tables.best(records, metric)
-        for condition in conditions:
-            found = {
-                getattr(row, over): columns[condition, metric]
-                for row, columns in means.items()
-                if row.model == model
-            }
-            places = sorted(found)
-            values = [found[place].value for place in places]
-            errors = [
-                0.0 if math.isnan(found[place].error) else found[place].error for place in places
-            ]
-            drawn = axis.errorbar(
-                places, values, errors, capsize=2, elinewidth=0.6, marker=".", label=condition
-            )
-            top = getattr(best[model, condition], over)
-            axis.plot(top, found[top].value, "o", ms=9, mfc="none", color=drawn[0].get_color())
-        if over == "n":
-            axis.set_xscale("log")
-            axis.set_xticks(places, [str(place) for place in places], minor=False)
-            axis.set_xticks([], minor=True)
-        lower = ", lower is better" if metric in tables.LOWER_IS_BETTER else ""
-        axis.set(xlabel=over, ylabel=f"{metric}{lower}", title=model)
-        axis.grid(alpha=0.3)
-    for axis in axes[len(models) * len(metrics) :]:
+    places = [(model, metric) for model in models for metric in metrics]
+    for axis, (model, metric) in zip(axes, places, strict=False):
+        best = statistics.best(records, metric)
+        for condition in dict.fromkeys(condition for condition, _ in columns):
+            points = _points(table, model, (condition, metric), over)
+            _draw(axis, points, getattr(best[model, condition], over), condition)
+        _describe(axis, model, metric, over, [getattr(row, over) for row in table])
+    for axis in axes[len(places) :]:
         axis.remove()
-    figure.legend(
-        *axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=across, fontsize=8
-    )
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=across, fontsize=8)
     return figure
+
+
+def _points(
+    table: Mapping[Row, Mapping[tuple[str, str], Mean]],
+    model: str,
+    column: tuple[str, str],
+    over: Over,
+) -> dict[float, Mean]:
+    """Return a model's means by place on the horizontal axis, in order."""
+    rows = [row for row in table if row.model == model]
+    return {getattr(row, over): table[row][column] for row in sorted(rows, key=attrgetter(over))}
+
+
+def _draw(axis: Any, points: Mapping[float, Mean], best: float, label: str) -> None:
+    """Draw one line with its bars, and a ring around the best mean."""
+    values = [mean.value for mean in points.values()]
+    errors = [0.0 if math.isnan(mean.error) else mean.error for mean in points.values()]
+    style = {"capsize": 2, "elinewidth": 0.6, "marker": ".", "label": label}
+    line = axis.errorbar([*points], values, errors, **style)[0]
+    axis.plot(best, points[best].value, "o", ms=9, mfc="none", color=line.get_color())
+
+
+def _describe(axis: Any, model: str, metric: str, over: Over, places: Sequence[float]) -> None:
+    """Name the axis and what lies on it."""
+    if over == "n":
+        ticks = sorted({*places})
+        axis.set_xscale("log")
+        axis.set_xticks(ticks, [str(place) for place in ticks], minor=False)
+        axis.set_xticks([], minor=True)
+    lower = ", lower is better" if metric in statistics.LOWER_IS_BETTER else ""
+    axis.set(xlabel=over, ylabel=f"{metric}{lower}", title=model)
+    axis.grid(alpha=0.3)

@@ -7,11 +7,10 @@ import re
 import numpy as np
 import pytest
 import torch
-from attack_networks import SIDE, Curved, LinearSR, images, one_value, size
+from attack_networks import SIDE, Curved, LinearSR, blind_to_shifts, images, one_value, size
 from torch.nn import functional as F
 
-from smoothsr.attacks import bim, cw, fgsm, l2_budget, pgd, strongest
-from smoothsr.attacks import gradient as attacks
+from smoothsr.attacks import bim, cw, fgsm, l2_budget, objective, pgd, strongest
 
 ALL = [fgsm, bim, pgd, cw]
 
@@ -50,9 +49,9 @@ def test_the_slope_is_that_of_finite_differences(loss, goal):
     goals[goal] = torch.rand(
         2, 2, 2 * SIDE, 2 * SIDE, generator=torch.Generator().manual_seed(5), dtype=torch.float64
     )
-    gain = attacks._gain(model, lr, goals["reference"], goals["target"], loss, 1)
+    gain = objective.gain_of(model, lr, goals["reference"], goals["target"], loss, 1)
     delta = 0.01 * images(channels=2, dtype=torch.float64)
-    value, slope = attacks._slope(gain, delta, 1)
+    value, slope = objective.slope(gain, delta, 1)
     generator = torch.Generator().manual_seed(4)
     for _ in range(5):
         direction = torch.randn(lr.shape, generator=generator, dtype=torch.float64)
@@ -67,10 +66,10 @@ def test_draws_average_the_loss_and_its_slope():
     calls = iter(range(100))
     model = lambda x: x * next(calls)
     lr = images(batch=1)
-    gain = attacks._gain(
+    gain = objective.gain_of(
         model, lr, torch.zeros_like(lr), None, lambda output, _: output.sum(dim=(1, 2, 3)), 4
     )
-    value, slope = attacks._slope(gain, torch.zeros_like(lr), 4)
+    value, slope = objective.slope(gain, torch.zeros_like(lr), 4)
     torch.testing.assert_close(value.item(), 1.5 * lr.sum().item())
     torch.testing.assert_close(slope, torch.full_like(lr, 1.5))
     assert next(calls) == 4
@@ -104,7 +103,7 @@ def test_nothing_is_left_behind(attack):
 
 
 def test_the_seed_fixes_the_start():
-    model, lr = Curved(), images(channels=2)
+    model, lr = blind_to_shifts, images(channels=2)
     assert torch.equal(pgd(model, lr, eps=0.05, seed=1), pgd(model, lr, eps=0.05, seed=1))
     assert not torch.equal(pgd(model, lr, eps=0.05, seed=1), pgd(model, lr, eps=0.05, seed=2))
 
@@ -159,6 +158,10 @@ BAD = {
     "steps must be at least 1, got 0": {"steps": 0},
     "restarts must be at least 1, got 0": {"restarts": 0},
     "step_size must be greater than 0": {"step_size": 0.0},
+    "each of starts must be finite, of shape (2, 1, 10, 10) or (1, 1, 10, 10), got (1, 1, 9, 9)": {
+        "starts": [torch.zeros(1, 1, 9, 9)]
+    },
+    "each of starts must be finite": {"starts": [torch.full((2, 1, SIDE, SIDE), torch.inf)]},
     "carries no gradient": {"model": lambda x: F.interpolate(x.detach(), scale_factor=2.0)},
 }
 
@@ -204,8 +207,14 @@ def test_what_a_random_model_loses_is_judged_by_more_draws_than_a_step_has():
         calls.append(len(x))
         return Curved()(x)
 
-    pgd(model, lr, torch.zeros(2, 2, 2 * SIDE, 2 * SIDE), eps=0.1, steps=3, draws=2)
-    assert len(calls) == 3 * 2 + 2 * 4 * 2  # the steps, then the best and the last iterate
+    black = torch.zeros(2, 2, 2 * SIDE, 2 * SIDE)
+    bim(model, lr, black, eps=0.1, steps=3, draws=2)
+    # Whether the loss is flat at lr, the steps, then the best and the last iterate.
+    assert len(calls) == 1 + 3 * 2 + 2 * 4 * 2
+    calls.clear()
+    pgd(model, lr, black, eps=0.1, steps=3, draws=2, restarts=2, starts=[torch.zeros_like(lr)])
+    # Two shifts against each other, 2 + 1 + 1 ascents, then that shift and what these found.
+    assert len(calls) == 2 * 4 * 2 + 4 * 3 * 2 + (1 + 4 * 2) * 4 * 2
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])

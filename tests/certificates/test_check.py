@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from smoothsr import SmoothedSR, attacks
+from smoothsr.attacks.views import serve
 from smoothsr.certificates.check import bounds_under, judge
 from smoothsr.certificates.levels import Levels
-from smoothsr.evaluation import conditions
 
 BENCHMARK = runpy.run_path(str(Path(__file__).parents[2] / "benchmarks/certified_attacks.py"))
 confront, prepare, attack = (BENCHMARK[name] for name in ("confront", "prepare", "attack"))
@@ -110,7 +110,7 @@ def test_bounds_under_are_those_of_each_patch():
 def test_verdicts_count_and_say():
     case = prepare("LinearSR", 0)
     change = (strong(case) - case.lr).double()
-    served = conditions.serve(case.smoothed, (case.lr + change).float(), 7)
+    served = serve(case.smoothed, (case.lr + change).float(), 7)
     good = judge(case.certificate, change, served, 0.05)
     assert good.holds(0.05)
     assert "stayed inside" in good.text(case.certificate, 0.05)

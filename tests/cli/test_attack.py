@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import json
 import runpy
 import sys
@@ -271,6 +272,28 @@ def test_no_change_is_said_to_make_none(photo, tmp_path, capsys):
     record = json.loads((tmp_path / "out" / "photo_attack.json").read_text())
     assert record["outputs"][0]["psnr_to_clean"] is None
     assert record["outputs"][1]["psnr_to_clean"] < 60  # fresh noise
+
+
+@pytest.mark.parametrize("place", range(6))
+def test_a_full_disk_leaves_no_half_of_a_set(place, photo, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    words = [photo, "-o", out, "-a", "noise:0.1", *QUICK]
+    assert run(*words) == 0
+    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    written = iter(range(6))  # five images, then the figure
+
+    def full(real):
+        def write(*arguments):
+            if next(written) == place:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(*arguments)
+
+        return write
+
+    monkeypatch.setattr(images, "write", full(images.write))
+    monkeypatch.setattr(certificate_report, "save_figure", full(certificate_report.save_figure))
+    assert "No space left" in error_of(capsys, *words, "--seed", "1")
+    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_mistakes_are_one_line(photo, tmp_path, capsys):

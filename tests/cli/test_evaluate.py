@@ -13,9 +13,9 @@ from PIL import Image
 
 from smoothsr import SmoothedSR, adapters, metrics
 from smoothsr.adapters.compact import Compact
+from smoothsr.attacks.views import seed_of
 from smoothsr.cli import main
 from smoothsr.evaluation import degradations
-from smoothsr.evaluation.conditions import seed_of
 
 PHOTOS = {"a": photo(1), "b": photo(2), "c": photo(3)}
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from smoothsr import Certificate, SmoothedSR, adapters, metrics
 from smoothsr.adapters.compact import Compact
+from smoothsr.attacks.views import seed_of
 from smoothsr.cli import main
-from smoothsr.evaluation.conditions import seed_of
 from smoothsr.files.digests import fingerprint
 
 SIGMAS = (0.3, 0.0, 0.05)

@@ -8,8 +8,9 @@ import torch
 from attack_networks import LinearSR
 from recording_network import Net, photo, smoother
 
+from smoothsr.attacks.views import seed_of, serve, views
 from smoothsr.evaluation import degradations
-from smoothsr.evaluation.conditions import Attack, Degradation, parse, seed_of, serve, views
+from smoothsr.evaluation.conditions import Attack, Degradation, parse
 
 MEANINGS = {
     "none": (),

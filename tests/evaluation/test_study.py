@@ -1,5 +1,6 @@
 """Study: scores against outputs made here by other means."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -10,9 +11,11 @@ from study_fixtures import BARE, SCALE, SMOOTHED, network
 from torch import nn
 
 from smoothsr import SmoothedSR, metrics
-from smoothsr.evaluation import conditions, degradations, study
-from smoothsr.evaluation.conditions import parse, seed_of
-from smoothsr.evaluation.study import METRICS, Image, Setting, Study
+from smoothsr.attacks.views import seed_of
+from smoothsr.evaluation import degradations, steps, study
+from smoothsr.evaluation.conditions import parse
+from smoothsr.evaluation.records import Image, Record, Row, Setting
+from smoothsr.evaluation.study import METRICS, Study
 
 
 def enlarged(lr):
@@ -46,9 +49,9 @@ def test_scores_are_those_of_outputs_made_by_other_means(tmp_path, image):
     serving = seed_of(seed, "serving")
     for record in records:
         lr = (
-            image.lr if record["condition"] == "none" else degradations.noise(image.lr, 0.2, seed)
+            image.lr if record.condition == "none" else degradations.noise(image.lr, 0.2, seed)
         ).numpy()
-        if record["sigma"]:
+        if record.row.sigma:
             draws = [
                 np.random.default_rng([serving, 0, 0, draw]).standard_normal(
                     (3, 16, 18), np.float32
@@ -58,14 +61,9 @@ def test_scores_are_those_of_outputs_made_by_other_means(tmp_path, image):
             output = np.median([enlarged(lr + np.float32(0.1) * draw) for draw in draws], axis=0)
         else:
             output = enlarged(lr)
-        assert {**record, "scores": None} == {
-            "image": "photo",
-            "model": "net",
-            **(SMOOTHED if record["sigma"] else BARE)._asdict(),
-            "condition": record["condition"],
-            "scores": None,
-        }
-        for metric, score in record["scores"].items():
+        assert record.image == "photo"
+        assert record.row == Row("net", *(SMOOTHED if record.row.sigma else BARE))
+        for metric, score in record.scores.items():
             assert score == pytest.approx(expected(metric, output, image), rel=1e-6), (
                 metric,
                 record,
@@ -84,7 +82,7 @@ def test_a_gray_image_has_the_scores_of_its_colour_twin(tmp_path):
     )
     for image in (gray, colour):
         study.measure(image)
-    one, other = (study.records(image)[0]["scores"] for image in (gray, colour))
+    one, other = (study.records(image)[0].scores for image in (gray, colour))
     assert one == pytest.approx(other, rel=1e-12)
     assert one["psnr"] == expected("psnr", gray.lr.numpy().repeat(2, 2).repeat(2, 3), gray)
     assert one["psnr_y"] == pytest.approx(one["psnr"] + 20 * np.log10(255 / 219))
@@ -98,7 +96,7 @@ def test_transfer_is_attacked_once_and_a_smoother_for_each_setting(tmp_path, ima
         assert torch.equal(reference, image.hr)
         return (lr + 0.1).clamp(0, 1)
 
-    monkeypatch.setitem(conditions.ATTACKS, "pgd", fake)
+    monkeypatch.setitem(steps.ATTACKS, "pgd", fake)
     settings = [BARE, SMOOTHED, Setting(0.2, 3)]
     outputs = counted(monkeypatch)
     study = Study(tmp_path, {"net": network()}, settings, [parse("pgd:4/255@bare")], ["mse"])
@@ -162,7 +160,20 @@ def test_what_no_score_can_be_given_for_is_refused(study, image):
 def test_settings_hold_no_number_that_is_not_used():
     assert Setting.of(0.0, 21, 8, 2) == Setting.of(0, 5, 0, 4) == BARE
     assert Setting.of(0.1, 3, 0, 4) == SMOOTHED
+    assert Setting.of(0.1, 3, None, 4) == SMOOTHED
     assert Setting.of(0.1, 3, 8, 4) == (0.1, 3, 8, 4)
+
+
+@pytest.mark.parametrize("tile", [None, 8])
+def test_records_stand_in_files_as_they_always_did(tile):
+    record = Record("a", Row("net", 0.1, 3, tile, 2), "none", {"psnr": 30.0, "mse": 0.5})
+    written = record.to_json()
+    setting = f'"sigma": 0.1, "n": 3, "tile": {tile or 0}, "halo": 2'
+    scores = '"condition": "none", "scores": {"psnr": 30.0, "mse": 0.5}'
+    assert json.dumps(written) == f'{{"image": "a", "model": "net", {setting}, {scores}}}'
+    assert Record.from_json(written) == record
+    written["scores"]["psnr"] = "inf"  # as strict JSON has it
+    assert Record.from_json(written).scores["psnr"] == np.inf
 
 
 def test_settings_are_run_as_they_say(tmp_path, image, monkeypatch):

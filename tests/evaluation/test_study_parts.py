@@ -11,7 +11,8 @@ from torch import nn
 
 from smoothsr import __version__, metrics
 from smoothsr.evaluation.conditions import parse
-from smoothsr.evaluation.study import Setting, Study
+from smoothsr.evaluation.records import Setting
+from smoothsr.evaluation.study import Study
 from smoothsr.files.digests import digest, fingerprint
 
 
@@ -66,7 +67,7 @@ def test_a_later_metric_keeps_the_scores_of_the_others(study, image, monkeypatch
     both = replace(study, metrics=["mse", "psnr"])
     both.measure(image)
     assert len(outputs) == 4
-    assert [record["scores"]["mse"] for record in both.records(image)] == [0.5] * 4
+    assert [record.scores["mse"] for record in both.records(image)] == [0.5] * 4
 
 
 @pytest.mark.parametrize("part", ["lr", "hr"])
@@ -90,7 +91,7 @@ def test_networks_of_the_same_weights_are_told_apart(tmp_path, image):
     networks = {mode: nn.Upsample(scale_factor=2, mode=mode) for mode in ("nearest", "bicubic")}
     study = Study(tmp_path, networks, [BARE], [parse("none")], ["mse"])
     study.measure(image)
-    assert len({record["scores"]["mse"] for record in study.records(image)}) == 2
+    assert len({record.scores["mse"] for record in study.records(image)}) == 2
 
     class Named(nn.Module):
         def __init__(self, function):
@@ -168,5 +169,5 @@ def test_lpips_by_other_weights_is_measured_anew(study, image, monkeypatch, tmp_
         weights.write_text(content)
         one = replace(study, metrics=["lpips"], lpips_weights=weights, settings=[BARE])
         one.measure(image)
-        found.append({record["scores"]["lpips"] for record in one.records(image)})
+        found.append({record.scores["lpips"] for record in one.records(image)})
     assert found == [{0.25}, {0.5}, {0.25}]

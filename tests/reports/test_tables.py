@@ -3,20 +3,22 @@
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from smoothsr.evaluation import statistics
+from smoothsr.evaluation.records import Record, Row
 from smoothsr.reports import tables
 from smoothsr.reports.curves import curves
-from smoothsr.reports.tables import Row
 
 CONDITIONS, METRICS, IMAGES = ("none", "noise:0.03"), ("psnr", "lpips"), ("a", "b", "c")
 ROWS = [
-    Row("net", 0.0, 1, 0, 0),
+    Row("net", 0.0),
     Row("net", 0.03, 5, 8, 2),
-    Row("other", 0.0, 1, 0, 0),
+    Row("other", 0.0),
     Row("other", 0.03, 5, 8, 2),
 ]
 SCORES = {
@@ -31,12 +33,7 @@ def column(row, condition, metric):
 def made(scores=None):
     """Records in the order in which a study gives them."""
     return [
-        {
-            "image": image,
-            **row._asdict(),
-            "condition": condition,
-            "scores": dict(zip(METRICS, values[i, j].tolist(), strict=True)),
-        }
+        Record(image, row, condition, dict(zip(METRICS, values[i, j].tolist(), strict=True)))
         for i, image in enumerate(IMAGES)
         for row, values in (scores or SCORES).items()
         for j, condition in enumerate(CONDITIONS)
@@ -44,7 +41,7 @@ def made(scores=None):
 
 
 def test_means_and_standard_errors_are_numpys():
-    found = tables.means(made())
+    found = statistics.means(made())
     assert list(found) == ROWS
     for row, columns in found.items():
         assert len(columns) == 4
@@ -57,15 +54,13 @@ def test_means_and_standard_errors_are_numpys():
 
 @pytest.mark.parametrize(("values", "mean"), [([30.0], 30.0), ([30.0, np.inf], np.inf)])
 def test_there_may_be_no_standard_error(values, mean):
-    one = {**ROWS[0]._asdict(), "condition": "none"}
     records = [
-        {**one, "image": str(place), "scores": {"psnr": value}}
-        for place, value in enumerate(values)
+        Record(str(place), ROWS[0], "none", {"psnr": value}) for place, value in enumerate(values)
     ]
-    found = tables.means(records)[ROWS[0]]["none", "psnr"]
+    found = statistics.means(records)[ROWS[0]]["none", "psnr"]
     assert (found.value, found.images) == (mean, len(values))
     assert np.isnan(found.error)
-    assert tables.rows(records)[0]["standard_error"] is None
+    assert tables.list_means(records)[0]["standard_error"] is None
     text = tables.markdown(records, {})
     assert f"| {mean:.2f} |" in text
     assert ("Scores of 1 image;" in text) == (len(values) == 1)
@@ -109,7 +104,9 @@ def test_csv_is_read_back():
         row = Row(
             line["model"],
             float(line["sigma"]),
-            *(int(line[name]) for name in ("n", "tile", "halo")),
+            int(line["n"]),
+            int(line["tile"]) or None,
+            int(line["halo"]),
         )
         if line["metric"] == "vif":
             assert (line["mean"], line["standard_error"], line["images"]) == ("", "", "0")
@@ -130,7 +127,7 @@ def test_the_last_bits_do_not_change_the_table():
 
 @pytest.mark.parametrize("metric", METRICS)
 def test_best_is_the_largest_mean_or_the_smallest_distance(metric):
-    found = tables.best(made(), metric)
+    found = statistics.best(made(), metric)
     assert set(found) == {
         (model, condition) for model in ("net", "other") for condition in CONDITIONS
     }
@@ -143,18 +140,18 @@ def test_best_is_the_largest_mean_or_the_smallest_distance(metric):
     "metric", ["psnr", "psnr_y", "ssim", "ssim_y", "ideal certified PSNR", "mse", "lpips"]
 )
 def test_the_better_of_two(metric):
-    assert tables.is_better(metric, 0.2, 0.1) == (metric not in ("mse", "lpips"))
-    assert not tables.is_better(metric, 0.1, 0.1)
+    assert statistics.is_better(metric, 0.2, 0.1) == (metric not in ("mse", "lpips"))
+    assert not statistics.is_better(metric, 0.1, 0.1)
 
 
-def test_verdicts_name_the_best_and_the_bare_score():
+def test_comparisons_name_the_best_and_the_bare_score():
     fixed = {row: np.full((3, 2, 2), 20.0 + place) for place, row in enumerate(ROWS[:2])}
     fixed[ROWS[0]] += np.array([-5.0, 0, 5])[
         :, None, None
     ]  # images differ by much more than settings do
     fixed[ROWS[1]] += np.array([-5.3, 0, 5.3])[:, None, None]
     fixed[ROWS[0]][:, 1] = 25
-    assert tables.verdicts(made(fixed), "psnr") == [
+    assert statistics.comparisons(made(fixed), "psnr") == [
         "net, none: best psnr is 21.00, sigma 0.03, n 5, tile 8, halo 2; bare 20.00, a "
         "difference of +1.00 ± 0.17",
         "net, noise:0.03: best psnr is 25.00, bare; sigma 0.03, n 5, tile 8, halo 2 21.00, a "
@@ -162,12 +159,14 @@ def test_verdicts_name_the_best_and_the_bare_score():
         "not significant at 95%",
     ]
     fixed[ROWS[1]][:, 0, 0] = [25, 20, 16]
-    assert tables.verdicts(made(fixed), "psnr")[0].endswith("+0.33 ± 5.49, not significant at 95%")
+    assert statistics.comparisons(made(fixed), "psnr")[0].endswith(
+        "+0.33 ± 5.49, not significant at 95%"
+    )
     fixed[ROWS[1]][:] = fixed[ROWS[0]]
-    assert tables.verdicts(made(fixed), "psnr")[0] == "net, none: psnr is 20.00 in every row"
-    one = [record for record in made(fixed) if record["image"] == "a"]
-    one[2]["scores"]["psnr"] = 30.0
-    assert tables.verdicts(one, "psnr")[0].endswith(
+    assert statistics.comparisons(made(fixed), "psnr")[0] == "net, none: psnr is 20.00 in every row"
+    one = [record for record in made(fixed) if record.image == "a"]
+    one[2] = replace(one[2], scores={"psnr": 30.0})
+    assert statistics.comparisons(one, "psnr")[0].endswith(
         "bare 15.00, a difference of +15.00 on one image"
     )
 
@@ -178,35 +177,30 @@ def test_few_images_need_a_larger_difference(images, told):
     spread = np.array([-1.0, 1, 0, 0, 0])[:images]
     scores = 3 * np.std(spread, ddof=1) / images**0.5 + spread
     records = [
-        {
-            **row._asdict(),
-            "image": str(place),
-            "condition": "none",
-            "scores": {"psnr": 30 + (score if row.sigma else 0)},
-        }
+        Record(str(place), row, "none", {"psnr": 30 + (score if row.sigma else 0)})
         for place, score in enumerate(scores)
         for row in ROWS[:2]
     ]
-    assert tables.verdicts(records, "psnr")[0].endswith("not significant at 95%") == (not told)
+    assert statistics.comparisons(records, "psnr")[0].endswith("not significant at 95%") == (
+        not told
+    )
 
 
 @pytest.mark.parametrize(
     ("metric", "scores"), [("lpips", (0.1, 0.3, 0.2)), ("psnr", (30.0, 27.0, 28.0))]
 )
 def test_a_bare_network_that_is_best_is_set_against_the_best_smoothed_one(metric, scores):
-    rows = [Row("net", 0.0, 1, 0, 0), Row("net", 0.02, 5, 0, 0), Row("net", 0.04, 5, 0, 0)]
-    one = {"image": "a", "condition": "none"}
+    rows = [Row("net", 0.0), Row("net", 0.02, 5), Row("net", 0.04, 5)]
     records = [
-        {**one, **row._asdict(), "scores": {metric: score}}
-        for row, score in zip(rows, scores, strict=True)
+        Record("a", row, "none", {metric: score}) for row, score in zip(rows, scores, strict=True)
     ]
-    (said,) = tables.verdicts(records, metric)
+    (said,) = statistics.comparisons(records, metric)
     assert (
         f"{said.split('; ')[0]}"
-        == f"net, none: best {metric} is {scores[0]:{tables.digits(metric)}}, bare"
+        == f"net, none: best {metric} is {scores[0]:{statistics.digits(metric)}}, bare"
     )
     assert said.split("; ")[1].startswith(
-        f"sigma 0.04, n 5 {scores[2]:{tables.digits(metric)}}, a difference of "
+        f"sigma 0.04, n 5 {scores[2]:{statistics.digits(metric)}}, a difference of "
     )
 
 
@@ -217,27 +211,24 @@ def test_infinite_scores_are_strict_json():
         "b": [{"c": "-inf"}, None],
         "path": "x",
     }
-    same = [
-        {**ROWS[place]._asdict(), "condition": "none", "image": "a", "scores": {"psnr": np.inf}}
-        for place in (0, 1)
-    ]
-    assert tables.change(same, ROWS[1], ROWS[0], "none", "psnr").value == 0
+    same = [Record("a", ROWS[place], "none", {"psnr": np.inf}) for place in (0, 1)]
+    assert statistics.change(same, ROWS[1], ROWS[0], "none", "psnr").value == 0
     both = [
-        {**row._asdict(), "condition": "none", "image": image, "scores": {"psnr": score}}
+        Record(image, row, "none", {"psnr": score})
         for image, scores in (("a", (np.inf, 30.0)), ("b", (30.0, np.inf)))
         for row, score in zip(ROWS, scores, strict=False)
     ]
-    assert np.isnan(tables.change(both, ROWS[1], ROWS[0], "none", "psnr").value)
-    assert "in every row" not in tables.verdicts(both, "psnr")[0]
+    assert np.isnan(statistics.change(both, ROWS[1], ROWS[0], "none", "psnr").value)
+    assert "in every row" not in statistics.comparisons(both, "psnr")[0]
 
 
 def swept(over):
     """Scores of a network over sigma, out of order, or over n: a parabola for each condition and
     metric.
     """
-    rows = [Row("net", s, 1 if not s else 5, 0, 0) for s in (0.04, 0.0, 0.02)]
+    rows = [Row("net", s, 1 if not s else 5) for s in (0.04, 0.0, 0.02)]
     if over == "n":
-        rows = [Row("net", 0.03, n, 0, 0) for n in (21, 1, 5)]
+        rows = [Row("net", 0.03, n) for n in (21, 1, 5)]
     spread = np.array([-1.0, 0, 1])[:, None, None]
     return {
         row: spread - (getattr(row, over) - np.array([[0.0, 0.021], [0.04, 5]])) ** 2
@@ -276,7 +267,7 @@ def test_curves_show_the_means_in_order_and_ring_the_best(over):
 
 
 def test_curves_of_one_image_have_no_bars(tmp_path):
-    records = [record for record in made(swept("n")) if record["image"] == "a"]
+    records = [record for record in made(swept("n")) if record.image == "a"]
     figure = curves(records, "n")
     (bars,) = figure.axes[0].containers[0].lines[2]
     assert all(segment[0, 1] == segment[1, 1] for segment in bars.get_segments())
@@ -285,11 +276,8 @@ def test_curves_of_one_image_have_no_bars(tmp_path):
 
 
 def test_many_models_and_one_metric_make_rows_of_four():
-    rows = [Row(f"net{place}", sigma, 5, 0, 0) for place in range(6) for sigma in (0.02, 0.04)]
-    one = [
-        {"image": "a", **row._asdict(), "condition": "none", "scores": {"psnr": place % 7}}
-        for place, row in enumerate(rows)
-    ]
+    rows = [Row(f"net{place}", sigma, 5) for place in range(6) for sigma in (0.02, 0.04)]
+    one = [Record("a", row, "none", {"psnr": place % 7}) for place, row in enumerate(rows)]
     axes = curves(one, "sigma").axes
     assert [axis.get_title() for axis in axes] == [f"net{place}" for place in range(6)]
     assert (

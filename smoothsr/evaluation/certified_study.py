@@ -1,0 +1,137 @@
+"""What is certified of smoothed networks on images, kept in a certificate file for each image,
+network and setting.
+
+It goes on where it was, as `study.Study` does: a certificate that is there is not drawn again,
+since the first draws count and no others.
+"""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Literal
+
+from torch import nn
+
+from smoothsr import __version__
+from smoothsr.certificates import storage
+from smoothsr.certificates.certificate import Certificate
+from smoothsr.evaluation.records import Image, Record, Row, Setting
+from smoothsr.files.digests import digest
+
+__all__ = ["CertifiedStudy", "Predictor"]
+
+Predictor = Literal["served", "ideal"]
+METRICS: dict[Predictor, str] = {
+    "ideal": "ideal certified PSNR",
+    "served": "served expected certified PSNR",
+}
+
+
+@dataclass(frozen=True)
+class CertifiedStudy:
+    """Which certificates are wanted, and the folder of their files.
+
+    Args:
+        folder: Where the certificates are; must exist when something is measured.
+        models: Networks in eval mode by their names, all of one scale.
+        digests: Of the networks, by the same names: what certificates are found again by.
+        settings: Each is applied to each network; all are smoothed.
+        radii: l2, in units of lr; a condition of the table each.
+        n_cert: Draws of a certificate.
+        alpha: Failure probability of all candidates, models times settings, which share it.
+        levels: Bounds stored for each value.
+        agg: "median", or "mean" with the ideal predictor.
+        predictor: Of what the certified PSNR speaks.
+        precision: Named in the files, since certificates depend on it; autocast is the caller's.
+
+    Raises:
+        ValueError: If an option is out of its range.
+    """
+
+    folder: Path
+    models: Mapping[str, nn.Module]
+    digests: Mapping[str, str]
+    settings: Sequence[Setting]
+    radii: Sequence[float]
+    n_cert: int = 1000
+    alpha: float = 1e-3
+    levels: int = 32
+    agg: str = "median"
+    predictor: Predictor = "ideal"
+    precision: str = "float32"
+
+    @property
+    def cells(self) -> int:
+        """How many certificates there are for each image."""
+        return len(self.models) * len(self.settings)
+
+    @property
+    def share(self) -> float:
+        """The failure probability of one certificate."""
+        return self.alpha / self.cells
+
+    def measure(self, image: Image, progress: Callable[[], object] = lambda: None) -> None:
+        """Make the certificates of an image that are not there yet.
+
+        Args:
+            image: On the device of the networks.
+            progress: Called after each of `cells`.
+        """
+        for name, setting in product(self.models, self.settings):
+            file = self._file(image, name, setting)
+            if not _is_whole(file):
+                smoothed = setting.smoothed(self.models[name], self.agg)
+                certificate = smoothed.certify(
+                    image.lr, n=self.n_cert, alpha=self.share, levels=self.levels
+                )
+                certificate.save(file)
+            progress()
+
+    def records(self, image: Image) -> list[Record] | None:
+        """Collect what the certificates of an image say at each radius, or None if one is not
+        there.
+        """
+        files = {
+            Row(name, *setting): self._file(image, name, setting)
+            for name, setting in product(self.models, self.settings)
+        }
+        if not all(file.exists() for file in files.values()):
+            return None
+        return [
+            record
+            for row, file in files.items()
+            for record in self._at_each_radius(image, row, Certificate.load(file))
+        ]
+
+    def _at_each_radius(self, image: Image, row: Row, certificate: Certificate) -> list[Record]:
+        """PSNR to the ground truth, and to the certificate's own output."""
+        metric, found = METRICS[self.predictor], []
+        for radius in self.radii:
+            scores = {
+                metric: certificate.psnr(radius, image.hr, predictor=self.predictor),
+                f"{metric} to its own output": certificate.psnr(radius, predictor=self.predictor),
+            }
+            found.append(Record(image.name, row, f"l2 {radius:g}", scores))
+        return found
+
+    def _file(self, image: Image, name: str, setting: Setting) -> Path:
+        what = [__version__, self.digests[name], digest([image.lr]), *setting.stored]
+        what += [self.agg, self.n_cert, self.share, self.levels, self.precision]
+        key = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
+        return self.folder / f"{image.name}_{key}.npz"
+
+
+def _is_whole(file: Path) -> bool:
+    """Tell whether a certificate is there; a broken file, from which nobody has read a certificate,
+    is removed.
+    """
+    try:
+        Certificate.load(file)
+    except FileNotFoundError:
+        return False
+    except storage.UnreadableError:
+        file.unlink()
+        return False
+    return True

@@ -1,0 +1,113 @@
+"""What a study is about and what it finds: settings of a smoother, rows of a table, records of
+scores.
+
+On disk and in tables no tiles are written as tile 0, as on the command line.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+
+from smoothsr.smoothing import SmoothedSR
+
+__all__ = ["Image", "Record", "Row", "Setting"]
+
+
+class Image(NamedTuple):
+    """What is measured on: LR (1,C,h,w) and HR (1,C,s*h,s*w), in [0, 1]."""
+
+    name: str
+    lr: Tensor
+    hr: Tensor
+
+
+class Setting(NamedTuple):
+    """How a network is run: bare where sigma is 0, or smoothed with n draws, in tiles unless tile
+    is None.
+    """
+
+    sigma: float
+    n: int = 1
+    tile: int | None = None
+    halo: int = 0
+
+    @classmethod
+    def of(cls, sigma: float, n: int, tile: int | None, halo: int) -> "Setting":
+        """Make a setting without the numbers that it doesn't use; tile 0 is None."""
+        if not sigma:
+            return cls(0.0)
+        return cls(sigma, n, tile, halo) if tile else cls(sigma, n)
+
+    @property
+    def stored(self) -> list[float | int]:
+        """The numbers as part files are named by, which must find those of earlier runs."""
+        return [self.sigma, self.n, self.tile or 0, self.halo]
+
+    def apply(self, network: nn.Module, agg: str) -> nn.Module:
+        """Return the network itself where sigma is 0, else a SmoothedSR of it.
+
+        Raises:
+            ValueError: If a number is out of its range.
+        """
+        return self.smoothed(network, agg) if self.sigma else network
+
+    def smoothed(self, network: nn.Module, agg: str) -> SmoothedSR:
+        """Return a SmoothedSR of the network.
+
+        Raises:
+            ValueError: If a number is out of its range, as sigma 0 is.
+        """
+        return SmoothedSR(network, self.sigma, self.n, agg, tile=self.tile, halo=self.halo)
+
+
+class Row(NamedTuple):
+    """A row of a table: a network and how it was run, as a Setting says."""
+
+    model: str
+    sigma: float
+    n: int = 1
+    tile: int | None = None
+    halo: int = 0
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the row for files, where no tiles are tile 0."""
+        return {**self._asdict(), "tile": self.tile or 0}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one output scored.
+
+    Args:
+        image: The image's name.
+        row: The network and how it was run.
+        condition: What was done to the input, as `conditions.parse` takes it.
+        scores: By metric; infinite where images are equal.
+    """
+
+    image: str
+    row: Row
+    condition: str
+    scores: Mapping[str, float]
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the record as it stands in files."""
+        place = {"image": self.image, **self.row.to_json(), "condition": self.condition}
+        return {**place, "scores": dict(self.scores)}
+
+    @classmethod
+    def from_json(cls, found: Mapping[str, Any]) -> "Record":
+        """Make a record from what stands in a file, such as evaluate.json's "records".
+
+        Example:
+            >>> row = Row("net", 0.03, 21)
+            >>> record = Record("bird", row, "none", {"psnr": 30.5})
+            >>> Record.from_json(record.to_json()) == record
+            True
+        """
+        numbers = {name: found[name] for name in Row._fields}
+        row = Row(**{**numbers, "tile": found["tile"] or None})
+        scores = {metric: float(score) for metric, score in found["scores"].items()}
+        return cls(found["image"], row, found["condition"], scores)
