@@ -17,6 +17,8 @@ exclude_patterns = ["_build", "_templates", "figures"]
 templates_path = ["_templates"]
 suppress_warnings = ["myst.header"]  # pages of other folders are included below their own titles
 
+default_role = "code"  # what docstrings put in single backticks
+
 html_theme = "furo"
 html_title = f"smoothsr {release}"
 html_static_path = ["_static"]
@@ -32,6 +34,7 @@ autodoc_typehints = "description"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # dataclass fields are described by their class
 # Types of third parties, whose pages a closed network can't reach, and aliases, which have none.
 nitpick_ignore_regex = [("py:.*", r"(?!smoothsr\.(SmoothedSR|Certificate)$).*")]
 linkcheck_anchors = False
