@@ -16,7 +16,7 @@ from torch import Tensor
 __all__ = ["Source", "sigma_text", "source"]
 
 Source = Callable[[int, range, tuple[int, ...]], Tensor]
-"""(tile, draws, shape of one draw) -> standard normal noise (len(draws), *shape)."""
+"""(tile, draws, shape of one draw) -> standard normal noise `(len(draws), *shape)`."""
 
 
 def source(seed: int | None, device: torch.device, dtype: torch.dtype) -> Source:
