@@ -67,13 +67,13 @@ def read(
     with Path(path).open("rb") as handle:
         try:
             with np.load(handle, allow_pickle=False) as file:
-                arrays = {name: file[name] for name in names}
                 text, written = str(file["options"]), str(file["digest"])
-            options = json.loads(text)
-            found = options.pop("format")
-        except (
-            Exception
-        ) as error:  # numpy, zipfile and zlib raise many kinds for a file that is something else
+                options = json.loads(text)
+                found = options.pop("format")
+                known = names if found == version else ()  # others have other arrays
+                arrays = {name: file[name] for name in known}
+        # numpy, zipfile and zlib raise many kinds for a file that is something else.
+        except Exception as error:
             if isinstance(error, MemoryError) or (
                 isinstance(error, OSError) and error.errno not in (None, errno.EINVAL)
             ):

@@ -1,0 +1,245 @@
+"""Certificates of the mean: spectrum and levels of the same draws, against known truth."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from oracles import LinearSR, Same, Step, gentle, truth
+from scipy.special import bdtrc
+from torch import nn
+
+from smoothsr import Certificate, SmoothedSR
+from smoothsr.certificates import storage
+from smoothsr.certificates.certificate import FORMAT
+from smoothsr.certificates.evidence import pilot_count
+
+SIGMA, TILED = 0.05, {"tile": 2, "halo": 1}
+ALPHA = 0.1  # so large that violations would show
+
+
+class Rare(nn.Module):
+    """All 1 where a patch's mean exceeds .5 by `level` of its standard deviations, else 0."""
+
+    def __init__(self, level: float, values: int) -> None:
+        super().__init__()
+        self.threshold = 0.5 + level * SIGMA / math.sqrt(values)
+        self.eval()
+
+    def forward(self, x):
+        hit = x.mean(dim=(1, 2, 3), keepdim=True) > self.threshold
+        return hit.to(x.dtype).expand_as(x).clone()
+
+
+def smoother(net, **options):
+    return SmoothedSR(net, SIGMA, 21, "mean", **{**TILED, **options})
+
+
+def certify(net=None, lr=None, n=200, seed=0, **options):
+    net = net or LinearSR(channels=3)
+    lr = gentle(seed, channels=3, side=6) if lr is None else lr
+    return smoother(net).certify(lr, n=n, alpha=ALPHA, **options)
+
+
+def allowed(trials, share=ALPHA):
+    """The largest count of events of that probability that is no evidence against it."""
+    return next(count for count in range(trials + 1) if bdtrc(count, trials, share) <= 1e-3)
+
+
+@pytest.fixture(scope="module")
+def both():
+    return certify()
+
+
+@pytest.mark.parametrize(
+    ("norm", "sigmas"), [("l2", 0.01), ("l2", 0.6), ("linf", 0.01), ("linf", 0.15)]
+)
+def test_deviation_holds_and_is_close_on_a_linear_network(norm, sigmas):
+    """The worst deviation in l2 is the largest singular value's; in linf that of a sign image."""
+    exact = truth(LinearSR(channels=1), (1, 1, 8, 8), 2, 1)
+    worst, wrong, trials = 0.0, 0, 60
+    singular = torch.linalg.svd(exact.jacobian)
+    radius = sigmas * SIGMA
+    if norm == "l2":
+        worst = radius * singular.S[0].item()
+    else:
+        signs = [singular.Vh[0].sign(), torch.ones(64, dtype=torch.float64)]
+        worst = radius * max((exact.jacobian @ sign).norm().item() for sign in signs)
+    worst /= math.sqrt(len(exact.jacobian))
+    for seed in range(trials):
+        lr = gentle(seed, side=8)
+        found = certify(LinearSR(channels=1), lr, n=150, kind="spectral")
+        wrong += found.deviation(radius, norm) < worst
+    assert wrong <= allowed(trials)
+    assert found.deviation(radius, norm) < 8 * worst
+
+
+def test_jumps_that_few_draws_miss_are_paid_for():
+    """Patches have 4 or 9 values; at the attack all of them have flipped with known probability."""
+    level, lr = 3.16, torch.full((1, 1, 4, 4), 0.5)  # p = .0008
+    wrong, trials = 0, 60
+    radius = 0.8 * SIGMA
+    for _ in range(trials):
+        found = certify(Rare(level, 9), lr, n=150, kind="spectral")
+        # A uniform change of one patch of 9 values, with all of the budget.
+        shift = radius / SIGMA
+        moved = 0.5 * (math.erf((shift - level) / 2**0.5) - math.erf(-level / 2**0.5))
+        wrong += found.deviation(radius) < moved * math.sqrt(4 / 16)
+    assert wrong <= allowed(trials)
+
+
+@pytest.mark.parametrize("net", [LinearSR(channels=1), Same(), Step(1)])
+def test_psnr_to_any_reference_is_never_above_the_truth(net):
+    shape = (1, 1, 4, 4)
+    exact = truth(net, shape, **TILED)
+    wrong, trials = 0, 40
+    for seed in range(trials):
+        lr = gentle(seed)
+        found = certify(net, lr, n=100)
+        reference = torch.rand(found.sr.shape, generator=torch.Generator().manual_seed(seed))
+        radius = 0.3 * SIGMA
+        change = torch.ones(shape) * radius / 4
+        draws = SmoothedSR(net, SIGMA, 4001, "mean", **TILED)
+        outputs = (draws(lr + change) * 255).round() / 255
+        mse = (outputs - (reference * 255).round() / 255).square().mean().item()
+        reached = -10 * math.log10(mse)
+        wrong += found.psnr(radius, reference, predictor="ideal") > reached + 0.1
+    assert wrong <= allowed(trials)
+    assert exact.constant.numel() == found.sr.numel()
+
+
+def test_served_error_holds_on_average():
+    net, lr, radius = LinearSR(channels=1), gentle(3, side=8), 0.4 * SIGMA
+    exact = truth(net, (1, 1, 8, 8), **TILED)
+    found = certify(net, lr, n=300)
+    direction = torch.linalg.svd(exact.jacobian).Vh[0].view(lr.shape).float()
+    served, ideal = smoother(net), (exact.jacobian @ lr.double().flatten())
+    clean = ideal.view_as(exact.constant) + exact.constant
+    outputs = [(served(lr + radius * direction) * 255).round() / 255 for _ in range(60)]
+    error = np.mean([(output - clean).square().mean().item() for output in outputs])
+    assert found.psnr(radius, predictor="served") <= -10 * math.log10(error)
+    assert found.psnr(radius, predictor="served") >= -10 * math.log10(error) - 12
+    fewer = Certificate(**{**vars(found), "n_serve": 3})
+    assert fewer.psnr(radius, predictor="served") < found.psnr(radius, predictor="served")
+
+
+def test_the_better_of_both_bounds_is_taken(both):
+    """Beyond a few sigma the exponential is worse than the levels, which end at their last."""
+    radius = 0.3 * SIGMA
+    alone = certify(kind="levels"), certify(kind="spectral")
+    psnr = [each.psnr(radius, predictor="ideal") for each in (both, *alone)]
+    assert psnr[0] > psnr[1] + 1
+    assert psnr[2] == pytest.approx(psnr[0], abs=1.5)
+    assert both.psnr(10 * SIGMA, predictor="ideal") >= 0
+
+
+def test_deviation_is_monotone_and_capped(both):
+    found = [both.deviation(share * SIGMA) for share in (0, 0.1, 0.5, 1, 3, 50)]
+    assert found[0] == 0
+    assert found == sorted(found)
+    assert found[-1] == 1
+    linf = both.deviation(1 / 255, "linf")
+    assert linf <= both.deviation(math.sqrt(3 * 36) / 255, "l2")
+
+
+def test_luma_moves_less_than_all_channels_together(both):
+    weights = math.hypot(65.481, 128.553, 24.966) / 255
+    whole, luma = both.deviation(0.02), both.deviation(0.02, y=True)
+    assert luma == pytest.approx(whole * weights * math.sqrt(3))
+    reference = both.sr.clone()
+    assert both.psnr(0.02, reference, predictor="ideal", y=True, border=1) > 0
+
+
+def test_a_border_leaves_fewer_values_for_the_same_deviation(both):
+    inner = both.psnr(0.02, predictor="ideal", border=2)
+    assert inner <= both.psnr(0.02, predictor="ideal")
+
+
+def test_a_median_certificate_speaks_of_the_mean_too():
+    net, lr = LinearSR(channels=3), gentle(0, channels=3, side=6)
+    median = SmoothedSR(net, SIGMA, 21, **TILED).certify(lr, n=200, alpha=ALPHA, kind="both")
+    mean = median.as_mean()
+    assert (median.agg, mean.agg) == ("median", "mean")
+    assert mean.deviation(0.02) == median.deviation(0.02)
+    assert mean.psnr_predictors == ["served", "ideal"]
+    assert mean.predictors == ["ideal"]
+    steps = (torch.from_numpy(median.mean) * 255).round() / 255
+    assert torch.allclose(mean.sr, steps, atol=1e-6)
+    assert median.psnr(0.02) != mean.psnr(0.02)
+
+
+def test_levels_get_half_of_alpha_only_where_there_is_a_spectrum():
+    net, lr = LinearSR(channels=3), gentle(0, channels=3, side=6)
+    smoothed = SmoothedSR(net, SIGMA, 21, **TILED)
+    whole, half = (
+        smoothed.certify(lr, n=200, alpha=alpha, kind=kind)
+        for alpha, kind in ((ALPHA / 2, "levels"), (ALPHA, "both"))
+    )
+    assert np.array_equal(whole.z, half.z)
+    assert half.spectrum.alpha == ALPHA / 2
+    assert certify(kind="spectral").spectrum.alpha == ALPHA
+    assert half.draws_needed(0.0, "ideal") == whole.draws_needed(0.0, "ideal")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kind": "spectral", "scope": "pixel"}, 'needs n >= 2 and scope="image"'),
+        ({"kind": "spectral", "n": 1}, 'needs n >= 2 and scope="image"'),
+        ({"kind": "nothing"}, "kind must be one of 'levels', 'spectral', 'both'"),
+    ],
+)
+def test_what_can_not_be_asked_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        certify(**options)
+
+
+def test_what_can_not_be_answered_is_refused(both):
+    with pytest.raises(ValueError, match="have no useful bounds"):
+        both.bounds(0.02)
+    with pytest.raises(ValueError, match="levels bound no mean of few draws"):
+        both.psnr(0.02, method="box")
+    alone = certify(kind="levels")
+    for ask in (lambda: alone.deviation(0.02), alone.as_mean):
+        with pytest.raises(ValueError, match="holds levels only"):
+            ask()
+    with pytest.raises(ValueError, match="radius must be finite"):
+        both.deviation(-1)
+
+
+def test_a_fixed_seed_leaves_claims_of_the_ideal_mean():
+    seeded = SmoothedSR(LinearSR(channels=1), SIGMA, 21, "mean", seed=1, **TILED)
+    found = seeded.certify(gentle(0), n=100, alpha=ALPHA)
+    assert found.psnr_predictors == ["ideal"]
+    with pytest.raises(ValueError, match="fixed seed"):
+        found.psnr(0.02)
+    assert found.deviation(0.02) < 1
+
+
+def test_certificates_come_back_from_their_files(both, tmp_path):
+    both.save(tmp_path / "a.npz")
+    back = Certificate.load(tmp_path / "a.npz")
+    assert back.spectrum == both.spectrum
+    assert np.array_equal(back.mean, both.mean)
+    assert back.deviation(0.02, "linf") == both.deviation(0.02, "linf")
+    assert back.summary() == both.summary()
+
+
+def test_certificates_of_the_old_format_are_refused_in_one_line(both, tmp_path):
+    storage.write(tmp_path / "old.npz", FORMAT - 1, {}, {"sr_bytes": both.sr_bytes})
+    with pytest.raises(ValueError, match="format version 1, this program reads 2: certify again"):
+        Certificate.load(tmp_path / "old.npz")
+
+
+def test_pilot_draws_are_a_tenth_within_limits():
+    assert [pilot_count(n) for n in (2, 12, 30, 100, 1000, 50_000)] == [1, 6, 10, 10, 100, 200]
+
+
+def test_pictures_of_many_tiles_need_fewer_draws():
+    net = LinearSR(channels=3)
+    small, large = gentle(0, channels=3, side=6), gentle(0, channels=3, side=60)
+    few, many = (smoother(net).draws_wanted(lr, 0.5 / 255) for lr in (large, small))
+    assert 100 <= few <= many <= 1000
+    assert few < 1000
+    found = smoother(net).certify(small, n="auto", alpha=ALPHA, void_guarantee_seed=3)
+    assert found.n_cert == smoother(net).draws_wanted(small, alpha=ALPHA, seed=3)
