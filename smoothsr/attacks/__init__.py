@@ -10,6 +10,7 @@ of the mean of their losses. Every image of a batch is attacked as if it were al
     objective           the loss that he drives up, its slope, and the best of several changes
     projected_gradient  fgsm, bim, pgd
     carlini_wagner      cw
+    eigenvector         the direction in which noise moves a smoothed output most
     views               how he sees a smoothed network, with noise of his own
     selection           strongest: the worst of a set of attacks
     gradient_memory     what gradients of a smoothed network keep in memory
@@ -21,7 +22,8 @@ Madry et al., ICLR 2018 (PGD); N. Carlini, D. Wagner, S&P 2017 (CW); F. Croce, M
 
 from smoothsr.attacks.budget import l2_budget
 from smoothsr.attacks.carlini_wagner import cw
+from smoothsr.attacks.eigenvector import leading_change
 from smoothsr.attacks.projected_gradient import bim, fgsm, pgd
 from smoothsr.attacks.selection import strongest, worst
 
-__all__ = ["bim", "cw", "fgsm", "l2_budget", "pgd", "strongest", "worst"]
+__all__ = ["bim", "cw", "fgsm", "l2_budget", "leading_change", "pgd", "strongest", "worst"]
