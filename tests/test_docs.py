@@ -2,6 +2,7 @@
 lead somewhere.
 """
 
+import pkgutil
 import re
 import shlex
 import shutil
@@ -128,3 +129,33 @@ def test_the_readme_is_short():
 def test_one_version():
     citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {smoothsr.__version__}\n" in citation
+
+
+def strange(text: str) -> list[str]:
+    """The names and paths of ours in backticks that are not there."""
+    names = re.findall(r"`(smoothsr\.\w+(?:\.\w+)*)", text)
+    paths = re.findall(r"`((?:smoothsr|tests|adapters|benchmarks|examples)/[\w./]+)", text)
+    unknown = [name for name in names if not known(name)]
+    return unknown + [path for path in paths if not (ROOT / path).exists()]
+
+
+def known(name: str) -> bool:
+    """Whether a dotted name is a module, or an attribute of one."""
+    try:
+        pkgutil.resolve_name(name)
+    except (ImportError, AttributeError):
+        return False
+    return True
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_names_and_paths_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    if page.name == "basicsr.md":  # importing the plugin needs BasicSR
+        text = text.replace("smoothsr.adapters.basicsr", "smoothsr.adapters")
+    assert not strange(text)
+
+
+def test_a_strange_name_is_seen():
+    text = "`smoothsr.metrics.psnr(x)` `smoothsr.bounds.levels` `tests/gone.py` `tests/conftest.py`"
+    assert strange(text) == ["smoothsr.bounds.levels", "tests/gone.py"]
