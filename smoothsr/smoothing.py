@@ -322,7 +322,7 @@ class SmoothedSR(Transparent):
             )
         if self.agg not in get_args(Agg):
             raise ValueError(f"certify speaks of the median or the mean, got agg={self.agg!r}")
-        if self.agg == "mean" and torch.finfo(lr.dtype).bits < 32:
+        if (self.agg == "mean" or request.kind != "levels") and torch.finfo(lr.dtype).bits < 32:
             raise ValueError(
                 "a mean is certified for lr in float32 or float64, since rounding would add "
                 f"up; got {lr.dtype}"

@@ -252,6 +252,8 @@ class Certificate:
             )
         else:
             rms = self._rms_by_levels(budget, comparison, n_serve)
+        if math.isnan(rms):
+            raise ArithmeticError("the certified error is not a number: this is a bug of smoothsr")
         return max(0.0, -20 * math.log10(rms) - PSNR_SLACK) if rms > 0 else math.inf
 
     def deviation(self, radius: float, norm: Norm = "l2", *, y: bool = False) -> float:

@@ -196,7 +196,8 @@ def collective_error(errors: np.ndarray, radii: np.ndarray, multiplicity: int) -
     best = dual(0.0)
     # Above this price no tile is worth more than its first step. The dual is convex, so a golden
     # section finds its minimum.
-    high = float((errors.max() - errors[:, :1].min()) / radii[1] ** 2) if errors.max() > 0 else 0.0
+    first = max(radii[1] ** 2, 1e-300)  # the square of a tiny step is 0 in floating point
+    high = float((errors.max() - errors[:, :1].min()) / first) if errors.max() > 0 else 0.0
     low, ratio = 0.0, (math.sqrt(5) - 1) / 2
     for _ in range(100):
         left, right = high - ratio * (high - low), low + ratio * (high - low)

@@ -16,7 +16,9 @@ from smoothsr.metrics import LUMA
 
 __all__ = ["ROUNDING", "Attack", "Compared", "attack", "compared", "rms_error", "rms_to_ideal"]
 
-ROUNDING = 0.5 / 255  # the most by which rounding to 8 bits changes a value
+# The most by which rounding to 8 bits changes a value, and what float32 may add to it.
+ROUNDING = (0.5 + 2**-14) / 255
+STORED = 2**-20  # more than float32 loses where the mean is summed and stored
 
 
 class Attack(NamedTuple):
@@ -81,7 +83,7 @@ def rms_error(
     """
     root = what.gain * mathematics.ideal_deviation(spectrum, *within)
     if to_centre is not None:
-        root += what.gain * spectrum.centre + to_centre
+        root += what.gain * spectrum.centre + to_centre + STORED * math.sqrt(what.values)
     squares = root**2
     if n_serve is not None:
         squares += what.gain**2 * mathematics.variance(spectrum, *within) / n_serve
@@ -96,4 +98,5 @@ def rms_to_ideal(spectrum: Spectrum, what: Compared, to_centre: float) -> float:
         what: Which values are compared.
         to_centre: As for `rms_error`.
     """
-    return (what.gain * spectrum.centre + to_centre) / math.sqrt(what.values) * SAFETY
+    distance = (what.gain * spectrum.centre + to_centre) / math.sqrt(what.values)
+    return (distance + STORED) * SAFETY

@@ -171,8 +171,10 @@ def ideal_deviation(spectrum: Spectrum, shift: float, tiles_hit: int | None) -> 
         ValueError: If shift is negative or not a number, or tiles_hit less than 1.
     """
     hit = _check_attack(spectrum, shift, tiles_hit)
-    growth = _growth(shift)
-    if shift == 0 or math.isinf(growth):
+    if shift == 0:
+        return 0.0
+    growth = _growth(max(shift, SMALLEST))
+    if math.isinf(growth):
         return growth
 
     shared = min(hit * spectrum.largest, spectrum.total) * growth

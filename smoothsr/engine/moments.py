@@ -27,6 +27,7 @@ MARGIN = 1.25  # a tile's radius, in largest distances of its pilot draws
 FLOOR = 1e-3  # least radius, as a root mean square over values: a quarter of an 8-bit step
 BLOCK = 1024  # draws held as they are while a second moment is summed up
 STEPS = 20  # of Lanczos' method
+CHUNK = 4096  # products that are summed in the precision of the rows
 SLACKS = (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)  # by which an estimate may be short, tried in turn
 
 
@@ -110,7 +111,7 @@ class MomentSum:
         self._by_draw = n <= max(len(centre.values), BLOCK)
         self._rows: Tensor | None = None
         self._second: Tensor | None = None
-        self._held = 0
+        self._held = self._count = 0
         self._clipped, self._fourth, self._trace = 0.0, 0.0, 0.0
 
     def add(self, draws: Tensor) -> None:
@@ -120,6 +121,9 @@ class MomentSum:
             dtype = draws.dtype if draws.device.type == "cpu" else _exact(draws)
             self._rows = draws.new_empty((count, draws.shape[1]), dtype=dtype)
             self._origin = self.centre.values.to(dtype)
+        self._count += len(draws)
+        if self._count > self.n:
+            raise ValueError(f"there must be {self.n} draws, got {self._count}")
         for part in draws.split(len(self._rows)):
             if self._held + len(part) > len(self._rows):
                 self._reduce(self._rows)
@@ -130,11 +134,11 @@ class MomentSum:
 
     def result(self) -> tuple[float, float, float]:
         """Return (top, clipped, fourth) as `TileMoments` has them."""
-        if self._rows is None:
-            raise ValueError("there are no draws")
+        if self._rows is None or self._count != self.n:
+            raise ValueError(f"there must be {self.n} draws, got {self._count}")
         matrix = _gram(self._rows[: self._held]) if self._by_draw else self._reduce(self._rows)
         # A sum of k products is off by k units of rounding at most, of the factors' lengths.
-        terms = self._rows.shape[1] if self._by_draw else self.n
+        terms = min(self._rows.shape[1] if self._by_draw else self.n, CHUNK)
         rounding = (terms + 8) * torch.finfo(self._rows.dtype).eps / 2 * self._trace
         gap = self.centre.reach - self.centre.radius
         clipped = self._clipped / gap if gap > 0 else 0.0
@@ -143,7 +147,7 @@ class MomentSum:
     def _shorten(self, rows: Tensor) -> None:
         """Turn draws into Z, in place, and take note of their lengths."""
         rows -= self._origin
-        lengths = torch.linalg.vector_norm(rows, dim=1).to(_exact(rows))
+        lengths = _lengths(rows)
         kept = lengths.clamp_max(self.centre.radius)
         beyond = lengths > kept
         if bool(beyond.any()):
@@ -167,7 +171,7 @@ def largest_eigenvalue(matrix: Tensor) -> float:
     definite matrices alone; it is within a few thousandths of the truth.
 
     Args:
-        matrix: (n,n), float64 (float32 where the device has no float64).
+        matrix: (n,n), float64.
 
     Raises:
         ValueError: If the matrix is not finite.
@@ -191,7 +195,8 @@ def largest_eigenvalue(matrix: Tensor) -> float:
         shifted = -matrix
         shifted.diagonal().copy_(bound - diagonal)
         if int(torch.linalg.cholesky_ex(shifted)[1]) == 0:
-            return bound * (1 + 1e-9)  # far more than the factorization's rounding errors
+            # Higham, theorem 10.3: what is factorized is off by n (n + 1) units at most.
+            return bound * (1 + (len(matrix) + 1) ** 2 * torch.finfo(matrix.dtype).eps)
     return trace
 
 
@@ -291,12 +296,15 @@ def _lanczos(matrix: Tensor) -> float:
 
 def _gram(rows: Tensor) -> Tensor:
     """Compute all inner products of rows (a,b): (a,a), in float64 where there is such."""
-    if rows.device.type == "cpu":
-        # numpy knows a product with the own transpose, which is half the work, and never takes
-        # a lower precision than that of the rows, as torch may be set to.
-        array = rows.numpy()
-        return torch.from_numpy(array @ array.T).to(torch.float64)
-    return rows @ rows.T
+    if rows.device.type not in ("cpu", "mps"):
+        return rows @ rows.T
+    # numpy knows a product with the own transpose, which is half the work, and never takes a lower
+    # precision than that of the rows, as torch may be set to. Sums of chunks are float64.
+    total = torch.zeros((len(rows), len(rows)), dtype=torch.float64)
+    for part in rows.cpu().split(CHUNK, dim=1):
+        array = part.numpy()
+        total += torch.from_numpy(array @ array.T)
+    return total
 
 
 def _lengths(rows: Tensor) -> Tensor:

@@ -18,7 +18,7 @@ from smoothsr.certificates.options import Predictor
 from smoothsr.engine.noise import sigma_text
 from smoothsr.files.atomic import replacing
 from smoothsr.reports import deviation_report
-from smoothsr.reports.deviation_report import Deviation
+from smoothsr.reports.deviation_report import Deviation, at_least
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -198,9 +198,9 @@ def _who(certificate: Certificate, predictor: str) -> str:
 def _linf_line(row: Row) -> str:
     change = f"every value changed by up to {row['linf'] * 255:g}/255 (linf)"
     reference = (
-        f", {row['psnr_reference']:.2f} dB to the reference" if "psnr_reference" in row else ""
+        f", {at_least(row['psnr_reference'])} to the reference" if "psnr_reference" in row else ""
     )
-    return f"  {change}: PSNR at least {row['psnr']:.2f} dB{reference}"
+    return f"  {change}: PSNR at least {at_least(row['psnr'])}{reference}"
 
 
 def _columns(answers: Answers) -> list[Column]:
@@ -246,12 +246,12 @@ def _psnr_columns(referred: bool) -> list[Column]:
     columns: list[Column] = [
         (
             "PSNR box",
-            lambda row: f"{row['psnr_box']:.2f} dB",
+            lambda row: at_least(row["psnr_box"]),
             "the attacked output against this one, at least, were all of the attack on each tile",
         ),
         (
             "collective",
-            lambda row: f"{row['psnr_collective']:.2f} dB",
+            lambda row: at_least(row["psnr_collective"]),
             "the same, with one attack that all tiles share, which is what there is",
         ),
     ]
@@ -259,7 +259,7 @@ def _psnr_columns(referred: bool) -> list[Column]:
         columns.append(
             (
                 "to reference",
-                lambda row: f"{row['psnr_reference']:.2f} dB",
+                lambda row: at_least(row["psnr_reference"]),
                 "the attacked output against the reference, at least; first the bare and the "
                 "smoothed output without an attack",
             )

@@ -10,7 +10,7 @@ from smoothsr.certificates.certificate import Certificate
 from smoothsr.certificates.options import Norm
 from smoothsr.engine.noise import sigma_text
 
-__all__ = ["Deviation", "deviations", "text"]
+__all__ = ["Deviation", "at_least", "deviations", "text"]
 
 LINF = (0.5 / 255, 1 / 255, 2 / 255)
 L2_SIGMAS = (0.5, 1.0, 2.0)
@@ -71,8 +71,9 @@ def _sentence(certificate: Certificate, found: Sequence[Deviation]) -> str:
             "are below."
         )
     return (
-        "Whatever is done to the file within 1 of 255 steps a value, the smoothed output stays "
-        f"within {shown.rms_8bit:.2g} steps (root mean square) of what it is without."
+        "Whatever is done to the file within 1 of 255 steps a value, the average of the network's "
+        f"outputs under noise stays within {_up(shown.rms_8bit)} steps (root mean square) of what "
+        f"it is without. (Confidence {1 - certificate.alpha:.10g}; the average of infinitely many.)"
     )
 
 
@@ -89,26 +90,36 @@ def _table(certificate: Certificate, found: Sequence[Deviation]) -> list[str]:
         )
         for row in rows
     ]
+    return [*lines, *_conditions(certificate, served)]
+
+
+def _conditions(certificate: Certificate, served: bool) -> list[str]:
+    """Under which conditions it holds, and what the columns are."""
+    sigma = sigma_text(certificate.sigma)
     grid = f"tile {certificate.tile}, halo {certificate.halo}" if certificate.tile else "one tile"
-    confidence = f"{1 - certificate.alpha:.10g}"
-    lines += [
-        f"  of the mean of outputs under noise of sigma {sigma_text(certificate.sigma)} ({grid}); "
-        f"with confidence {confidence} over {certificate.n_cert} draws",
+    return [
+        f"  of the mean of outputs (serve it by --agg mean) under noise of sigma {sigma} ({grid}); "
+        f"with confidence {1 - certificate.alpha:.10g} over {certificate.n_cert} draws",
         "  output moves by: at most, root mean square over all values of the ideal mean (of "
         "infinitely many draws)",
         "  PSNR: of the output in 8 bits to that ideal mean without the change"
         + ("; of few draws: of the expected error" if served else ""),
     ]
-    return lines
 
 
 def _cells(row: Deviation) -> list[str]:
     steps = f"{row.radius * 255:.3g}/255"
     change = f"every value by {steps}" if row.norm == "linf" else f"l2 norm {row.radius:.3g}"
-    cells = [change, f"{row.rms_8bit:.3g}/255", _db(row.psnr_ideal)]
-    return cells if row.psnr_served is None else [*cells, _db(row.psnr_served)]
+    cells = [change, f"{_up(row.rms_8bit)}/255", at_least(row.psnr_ideal)]
+    return cells if row.psnr_served is None else [*cells, at_least(row.psnr_served)]
 
 
-def _db(value: float) -> str:
-    """Round down, since these are bounds from below."""
+def _up(steps: float) -> str:
+    """Round up to three digits, since these are bounds from above."""
+    digits = 2 - math.floor(math.log10(steps)) if steps > 0 else 2
+    return f"{math.ceil(steps * 10**digits) / 10**digits:.3g}"
+
+
+def at_least(value: float) -> str:
+    """Format dB, rounded down, since these are bounds from below."""
     return f"{math.floor(value * 100) / 100:.2f} dB" if math.isfinite(value) else "equal"

@@ -243,3 +243,19 @@ def test_pictures_of_many_tiles_need_fewer_draws():
     assert few < 1000
     found = smoother(net).certify(small, n="auto", alpha=ALPHA, void_guarantee_seed=3)
     assert found.n_cert == smoother(net).draws_wanted(small, alpha=ALPHA, seed=3)
+
+
+def test_the_smallest_radii_promise_no_more_than_none(both):
+    """A shift whose square is 0 in floating point must not become an infinite PSNR."""
+    black = torch.zeros_like(both.sr)
+    for predictor in ("ideal", "served"):
+        for radius in (1e-320, 1e-170, 1e-100):
+            assert both.psnr(radius, black, predictor=predictor) < 20
+            none = both.psnr(0.0, predictor=predictor)
+            assert both.psnr(radius, predictor=predictor) <= none
+
+
+def test_half_precision_has_no_spectrum():
+    smoothed = SmoothedSR(LinearSR(channels=1).half(), SIGMA, 21, **TILED)
+    with pytest.raises(ValueError, match="float32 or float64"):
+        smoothed.certify(gentle(0).half(), n=50, kind="both")

@@ -138,3 +138,18 @@ def test_half_of_a_product_is_all_that_rounding_may_lose():
     centre = pilot(uniform(20, 3000, seed=1))
     exact, rounded = summed(draws, centre)[0], summed(draws.float(), centre)[0]
     assert rounded == pytest.approx(exact, rel=0.01)
+
+
+@pytest.mark.parametrize("given", [4, 6])
+def test_exactly_the_draws_that_were_told_must_come(given):
+    sums = MomentSum(pilot(uniform(5, 3)), 5)
+    with pytest.raises(ValueError, match=f"there must be 5 draws, got {given}"):
+        sums.add(uniform(given, 3)) or sums.result()
+
+
+def test_long_draws_are_summed_in_chunks_that_lose_little():
+    draws = 0.5 + 0.1 * (uniform(6, 50_000) - 0.5)
+    centre = pilot(draws)
+    exact, rounded = summed(draws, centre)[0], summed(draws.float(), centre)[0]
+    assert exact <= rounded * (1 + 1e-9)
+    assert rounded <= 1.01 * exact
