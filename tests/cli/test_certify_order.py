@@ -38,7 +38,7 @@ def fail(*_args, **_options):
 def test_a_folder_that_can_not_be_is_told_before_the_draws(
     output, photo, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(draws, "draw", lambda *_: pytest.fail("it has begun to draw"))
+    monkeypatch.setattr(draws.Sampler, "draws", lambda *_: pytest.fail("it has begun to draw"))
     assert main(["certify", str(photo), "-o", str(tmp_path / output), *QUICK]) == 2
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert names(tmp_path) == {"in"}

@@ -277,7 +277,7 @@ def test_a_disk_that_fills_up_leaves_no_half_of_a_set(photo, tmp_path):
 
 
 def test_a_disk_that_fills_up_leaves_the_certificate(photo, tmp_path):
-    done = limited(30000, "certify", photo, "-o", tmp_path / "out", *QUICK)
+    done = limited(50000, "certify", photo, "-o", tmp_path / "out", *QUICK)
     assert done.returncode == 2, done
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "_panel.png is not written: " in done.stderr
@@ -302,7 +302,7 @@ def test_signals_among_the_draws(
         os.kill(os.getpid(), kind)
         yield from ()
 
-    monkeypatch.setattr(draws, "draw", send)
+    monkeypatch.setattr(draws.Sampler, "draws", send)
     line = refused(capsys, tmp_path, [command, photo, "-o", tmp_path / "out", "-n", 3], status)
     assert "interrupted" in line or "ended" in line
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL

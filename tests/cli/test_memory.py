@@ -112,10 +112,10 @@ def test_what_does_not_fit_is_one_line(photo, tmp_path, capsys, monkeypatch):
 def test_fewer_draws_at_once_where_memory_is_short(monkeypatch):
     loaded, _ = load(NetworkOptions("builtin"))
     picture = picture_of(48)
-    assert memory.fitting_smoother(OPTIONS, loaded, picture, 0, "")._batching.batch_size is None
+    assert memory.fitting_smoother(OPTIONS, loaded, picture, 0, "").batching.batch_size is None
     each = 48**2 * forward_bytes(loaded.model, loaded.model, picture.pixels)
     monkeypatch.setattr(memory, "free_bytes", lambda device: 3.5 * each)
-    assert memory.fitting_smoother(OPTIONS, loaded, picture, 0, "")._batching.batch_size == 3
+    assert memory.fitting_smoother(OPTIONS, loaded, picture, 0, "").batching.batch_size == 3
 
 
 def test_the_bare_network_runs_in_tiles_where_the_image_does_not_fit(monkeypatch):
