@@ -130,7 +130,7 @@ def _smoother(options: Options, loaded: LoadedSR, picture: Picture) -> SmoothedS
         options.smoother, picture, loaded.scale, options.n_cert, options.levels
     )
     advice = (
-        "pass fewer --levels, or certify a crop" if options.smoother.tile else "leave --tile at 8"
+        "pass fewer --levels, or certify a crop" if options.smoother.tile else "leave --tile at 4"
     )
     return memory.fitting_smoother(options.smoother, loaded, picture, held, advice)
 

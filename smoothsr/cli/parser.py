@@ -64,7 +64,7 @@ def _upscale(commands: Commands) -> None:
     command.add_argument(
         "--seed", type=int, help="make the noise the same every time (default: fresh)"
     )
-    _common(command, tile=0, halo=4)
+    _common(command, sigma=0.03, tile=0, halo=4)
     command.set_defaults(command="upscale")
 
 
@@ -109,7 +109,7 @@ def _certify(commands: Commands) -> None:
     command.add_argument(
         "--reference", type=Path, help="ground truth image, for certified fidelity"
     )
-    _common(command, tile=8, halo=2)
+    _common(command, sigma=0.05, tile=4, halo=2)
     command.set_defaults(command="certify")
 
 
@@ -145,7 +145,7 @@ def _attack(commands: Commands) -> None:
         help="failure probability of a served value (default .001)",
     )
     _seed(command)
-    _common(command, tile=0, halo=4)
+    _common(command, sigma=0.03, tile=0, halo=4)
     predictor = (
         "sigma",
         "n",
@@ -247,7 +247,7 @@ def _models(commands: Commands) -> None:
     command.set_defaults(command="models")
 
 
-def _common(command: argparse.ArgumentParser, tile: int, halo: int) -> None:
+def _common(command: argparse.ArgumentParser, sigma: float, tile: int, halo: int) -> None:
     """Options of the commands that run one smoothed model."""
     command.add_argument(
         "-m",
@@ -259,8 +259,8 @@ def _common(command: argparse.ArgumentParser, tile: int, halo: int) -> None:
     command.add_argument(
         "--sigma",
         type=deviation,
-        default=0.03,
-        help="noise standard deviation, 0.03 or 8/255 (default 0.03)",
+        default=sigma,
+        help=f"noise standard deviation, 0.03 or 8/255 (default {sigma})",
     )
     command.add_argument("-n", type=int, default=21, help="draws of the served output (default 21)")
     command.add_argument(

@@ -101,7 +101,7 @@ def test_draws_of_a_tile_and_the_output_are_counted(tile, kept):
 def test_what_does_not_fit_is_one_line(photo, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda device: 250_000.0)
     assert main(["certify", str(photo), "--tile", "0", "-o", str(tmp_path / "out")]) == 2
-    assert "GiB are free: leave --tile at 8" in capsys.readouterr().err
+    assert "GiB are free: leave --tile at 4" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
     assert main(["upscale", str(photo), "-o", str(tmp_path)]) == 2
     assert "pass --tile 64" in capsys.readouterr().err
