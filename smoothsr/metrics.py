@@ -80,7 +80,7 @@ def mse(output: Tensor, reference: Tensor, *, border: int = 0, y: bool = False) 
 
     Raises:
         ValueError: If shapes differ, or the crop leaves nothing, or y is asked of other than three
-        channels.
+            channels.
     """
     first, second = _comparable(output, reference, border, y)
     return (first - second).square().mean(dim=(1, 2, 3))

@@ -142,7 +142,7 @@ class SmoothedSR(Transparent):
 
         Raises:
             ValueError: If lr has another rank or dtype, or NaN or infinite values, or the model's
-            output has.
+                output has.
         """
         _check(lr)
         if self.model.training:

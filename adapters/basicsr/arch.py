@@ -32,7 +32,7 @@ class SmoothedSR(smoothing.SmoothedSR):
     Raises:
         KeyError: If no such architecture is registered.
         ValueError: If an argument is out of its range, or arch has a window_size without an
-        upscale.
+            upscale.
     """
 
     def __init__(

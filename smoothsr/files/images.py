@@ -97,7 +97,7 @@ def read(path: str | os.PathLike[str]) -> Picture:
 
     Raises:
         ImageError: If the file is no image, is damaged, has too many pixels, or holds other samples
-        than unsigned 8 or 16 bits.
+            than unsigned 8 or 16 bits.
         ImportError: If the file has 16 bits and OpenCV is missing.
         OSError: If the file can't be opened, or is a pipe or a device.
     """
@@ -153,7 +153,7 @@ def write(path: str | os.PathLike[str], picture: Picture) -> None:
 
     Raises:
         ImageError: If the suffix is unknown, or its format can't hold the picture's bits, alpha,
-        profile or size.
+            profile or size.
         ValueError: If the picture's parts don't fit together.
         OSError: If the folder is missing or the file can't be written.
     """
