@@ -22,6 +22,7 @@ from smoothsr.certificates import check
 from smoothsr.cli.devices import autocast, reproducible
 from smoothsr.cli.errors import UserError
 from smoothsr.cli.loading import NetworkOptions, load
+from smoothsr.cli.reference import read_reference
 from smoothsr.cli.smoother import SmootherOptions, smoother
 from smoothsr.engine.noise import sigma_text
 from smoothsr.evaluation import conditions
@@ -134,8 +135,8 @@ def run(args: argparse.Namespace) -> int:
     smoothing = SmootherOptions.of(args)
     smoothed = smoother(smoothing, loaded, picture)
     if certificate:
-        _require_fit(certificate, args, picture, smoothed)
-    reference = _reference(options, picture, loaded.scale)
+        _require_fit(certificate, options, loaded.source, picture, smoothed)
+    reference = read_reference(options.reference, picture, loaded.scale)
 
     print(f"{loaded.name}, x{loaded.scale}; predictor: {smoothing.text}")
     with output_folder(options.folder):  # tried before the work, which would be lost
@@ -309,35 +310,23 @@ def _certified(certificate: Certificate, file: Path) -> dict[str, Any]:
 
 
 def _require_fit(
-    certificate: Certificate, args: argparse.Namespace, picture: Picture, smoothed: SmoothedSR
+    certificate: Certificate,
+    options: AttackOptions,
+    model: str,
+    picture: Picture,
+    smoothed: SmoothedSR,
 ) -> None:
     """Refuse a certificate of another image or network."""
     if digest([picture.pixels]) != certificate.input_digest:
         raise UserError(
-            f"{args.certificate} certifies another image than {args.input}: the digests of "
+            f"{options.certificate} certifies another image than {options.input}: the digests of "
             "their pixels differ"
         )
     if fingerprint(smoothed.model) != certificate.weights_digest:
         raise UserError(
-            f"{args.certificate} certifies another network than {args.model}: the digests of "
+            f"{options.certificate} certifies another network than {model}: the digests of "
             "their weights or structures differ"
         )
-
-
-def _reference(options: AttackOptions, picture: Picture, scale: int) -> Tensor | None:
-    """Read the ground truth, which must be of the output's size."""
-    if not options.reference:
-        return None
-    pixels = images.read(options.reference).pixels
-    _, channels, height, width = picture.pixels.shape
-    wanted = (1, channels, scale * height, scale * width)
-    if pixels.shape != wanted:
-        found, needed = (
-            f"{width}x{height} pixels, {channels} channels"
-            for _, channels, height, width in (pixels.shape, wanted)
-        )
-        raise UserError(f"{options.reference} is {found}; the output has {needed}")
-    return pixels
 
 
 def _require_memory(condition: Condition, smoothed: SmoothedSR, lr: Tensor) -> None:

@@ -12,11 +12,12 @@ from torch import Tensor
 from smoothsr import Certificate, SmoothedSR
 from smoothsr.adapters import LoadedSR
 from smoothsr.adapters.fitted import padding_advice
-from smoothsr.cli import memory
+from smoothsr.cli import memory_budget
 from smoothsr.cli.devices import autocast
 from smoothsr.cli.errors import FAILURES, UserError, message
 from smoothsr.cli.loading import NetworkOptions, load
 from smoothsr.cli.progress import draws_bar
+from smoothsr.cli.reference import read_reference
 from smoothsr.cli.smoother import SmootherOptions
 from smoothsr.files import images
 from smoothsr.files.atomic import output_folder, replacing
@@ -86,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
         options.radii,
         options.tolerance / 255,
         options.beta,
-        _reference(options.reference, picture, loaded.scale),
+        read_reference(options.reference, picture, loaded.scale),
     )
     smoothed = _smoother(options, loaded, picture)
     print(f"{loaded.name}, x{loaded.scale}; predictor: {options.smoother.text}")
@@ -110,29 +111,15 @@ def run(args: argparse.Namespace) -> int:
     return _write(options.stem, _products(picture, bare, answers, record))
 
 
-def _reference(path: Path | None, picture: Picture, scale: int) -> Tensor | None:
-    """Read the ground truth, which must have the output's shape."""
-    if path is None:
-        return None
-    pixels = images.read(path).pixels
-    _, channels, height, width = picture.pixels.shape
-    if pixels.shape != (1, channels, scale * height, scale * width):
-        raise UserError(
-            f"{path} is {pixels.shape[3]}x{pixels.shape[2]} pixels, {pixels.shape[1]} channels; "
-            f"the output has {scale * width}x{scale * height} pixels, {channels} channels"
-        )
-    return pixels
-
-
 def _smoother(options: Options, loaded: LoadedSR, picture: Picture) -> SmoothedSR:
     """Wrap the network, if its certificate fits into memory."""
-    held = memory.certifying_bytes(
+    held = memory_budget.certifying_bytes(
         options.smoother, picture, loaded.scale, options.n_cert, options.levels
     )
     advice = (
         "pass fewer --levels, or certify a crop" if options.smoother.tile else "leave --tile at 4"
     )
-    return memory.fitting_smoother(options.smoother, loaded, picture, held, advice)
+    return memory_budget.fitting_smoother(options.smoother, loaded, picture, held, advice)
 
 
 def _certify(options: Options, smoothed: SmoothedSR, lr: Tensor) -> Certificate:
@@ -155,7 +142,7 @@ def _bare(smoothed: SmoothedSR, loaded: LoadedSR, lr: Tensor) -> Tensor | None:
     since the certificate does without.
     """
     try:
-        return memory.bare_output(smoothed, lr, loaded.scale).cpu()
+        return memory_budget.bare_output(smoothed, lr, loaded.scale).cpu()
     except FAILURES as error:
         print(f"smoothsr: the bare network's output is left out: {message(error)}", file=sys.stderr)
         return None

@@ -10,7 +10,7 @@ import torch
 
 from smoothsr.adapters import LoadedSR
 from smoothsr.adapters.fitted import padding_advice
-from smoothsr.cli import memory
+from smoothsr.cli import memory_budget
 from smoothsr.cli.devices import autocast
 from smoothsr.cli.errors import FAILURES, message
 from smoothsr.cli.loading import NetworkOptions, load
@@ -97,11 +97,11 @@ def _upscale(
     """Upscale one file."""
     picture = images.read(path)
     images.require_format(target, picture)
-    smoothed = memory.fitting_smoother(
+    smoothed = memory_budget.fitting_smoother(
         options,
         loaded,
         picture,
-        memory.serving_bytes(options, picture, loaded.scale),
+        memory_budget.serving_bytes(options, picture, loaded.scale),
         "pass a smaller --tile, or upscale a crop" if options.tile else "pass --tile 64",
     )
     with torch.no_grad(), autocast(options.precision, device), draws_bar(name) as progress:

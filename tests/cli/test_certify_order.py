@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from smoothsr import Certificate
-from smoothsr.cli import main, memory
+from smoothsr.cli import main
 from smoothsr.engine import draws
 from smoothsr.files import images
 from smoothsr.reports import certificate_report
@@ -59,7 +59,7 @@ def test_the_certificate_is_saved_before_anything_is_made_of_it(
 def test_a_bare_pass_that_does_not_fit_is_left_out_with_a_word(
     photo, tmp_path, capsys, monkeypatch
 ):
-    monkeypatch.setattr(memory, "bare_output", fail)
+    monkeypatch.setattr(memory_budget, "bare_output", fail)
     out = tmp_path / "out"
     assert main(["certify", str(photo), "-o", str(out), *QUICK]) == 0
     error = capsys.readouterr().err

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from smoothsr.cli import main, memory
+from smoothsr.cli import main
 from smoothsr.cli.loading import NetworkOptions, load
 from smoothsr.cli.smoother import SmootherOptions
 from smoothsr.engine.forward_memory import WORKSPACE, forward_bytes
@@ -95,11 +95,11 @@ def test_draws_of_a_tile_and_the_output_are_counted(tile, kept):
     picture = Picture(torch.rand(1, 3, 100, 90))
     options = SmootherOptions(0.03, 21, "median", tile, 4, "float32")
     values = 3 * 4**2
-    assert memory.serving_bytes(options, picture, 4) >= 4 * values * (kept + 100 * 90)
+    assert memory_budget.serving_bytes(options, picture, 4) >= 4 * values * (kept + 100 * 90)
 
 
 def test_what_does_not_fit_is_one_line(photo, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 250_000.0)
+    monkeypatch.setattr(memory_budget, "free_bytes", lambda device: 250_000.0)
     assert main(["certify", str(photo), "--tile", "0", "-o", str(tmp_path / "out")]) == 2
     assert "GiB are free: leave --tile at 4" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -112,34 +112,37 @@ def test_what_does_not_fit_is_one_line(photo, tmp_path, capsys, monkeypatch):
 def test_fewer_draws_at_once_where_memory_is_short(monkeypatch):
     loaded, _ = load(NetworkOptions("builtin"))
     picture = picture_of(48)
-    assert memory.fitting_smoother(OPTIONS, loaded, picture, 0, "").batching.batch_size is None
+    assert (
+        memory_budget.fitting_smoother(OPTIONS, loaded, picture, 0, "").batching.batch_size is None
+    )
     each = 48**2 * forward_bytes(loaded.model, loaded.model, picture.pixels)
-    monkeypatch.setattr(memory, "free_bytes", lambda device: 3.5 * each)
-    assert memory.fitting_smoother(OPTIONS, loaded, picture, 0, "").batching.batch_size == 3
+    monkeypatch.setattr(memory_budget, "free_bytes", lambda device: 3.5 * each)
+    some = memory_budget.fitting_smoother(OPTIONS, loaded, picture, 0, "")
+    assert some.batching.batch_size == 3
 
 
 def test_the_bare_network_runs_in_tiles_where_the_image_does_not_fit(monkeypatch):
     loaded, _ = load(NetworkOptions("builtin"))
     picture = picture_of(200)
-    smoothed = memory.fitting_smoother(OPTIONS, loaded, picture, 0, "")
-    whole = memory.bare_output(smoothed, picture.pixels, 4)
+    smoothed = memory_budget.fitting_smoother(OPTIONS, loaded, picture, 0, "")
+    whole = memory_budget.bare_output(smoothed, picture.pixels, 4)
     assert torch.equal(whole, loaded.model(picture.pixels).clamp(0, 1))
     room = 8 * whole.numel() + 195**2 * forward_bytes(smoothed, smoothed.base, picture.pixels)
-    monkeypatch.setattr(memory, "free_bytes", lambda device: room)
-    tiled = memory.bare_output(smoothed, picture.pixels, 4)
+    monkeypatch.setattr(memory_budget, "free_bytes", lambda device: room)
+    tiled = memory_budget.bare_output(smoothed, picture.pixels, 4)
     inner = (..., slice(80, -80), slice(80, -80))  # where no patch is completed by reflection
     torch.testing.assert_close(tiled[inner], whole[inner], atol=1e-4, rtol=0)
     assert not torch.equal(tiled, whole)
-    monkeypatch.setattr(memory, "free_bytes", lambda device: room / 10)
+    monkeypatch.setattr(memory_budget, "free_bytes", lambda device: room / 10)
     with pytest.raises(ValueError, match="GiB are free"):
-        memory.bare_output(smoothed, picture.pixels, 4)
+        memory_budget.bare_output(smoothed, picture.pixels, 4)
 
 
 def test_free_memory_is_the_least_that_the_system_tells(tmp_path, monkeypatch):
     limit, used = tmp_path / "max", tmp_path / "now"
     limit.write_text("5000\n")
     used.write_text("2000\n")
-    monkeypatch.setattr(memory, "CGROUPS", ((str(limit), str(used)),))
-    assert memory.free_bytes(torch.device("cpu")) == 3000
+    monkeypatch.setattr(memory_budget, "CGROUPS", ((str(limit), str(used)),))
+    assert memory_budget.free_bytes(torch.device("cpu")) == 3000
     limit.write_text("max\n")
-    assert memory.free_bytes(torch.device("cpu")) > MIB
+    assert memory_budget.free_bytes(torch.device("cpu")) > MIB
