@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from smoothsr import Certificate
-from smoothsr.cli import main
+from smoothsr.cli import main, memory_budget
 from smoothsr.engine import draws
 from smoothsr.files import images
 from smoothsr.reports import certificate_report

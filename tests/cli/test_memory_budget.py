@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from smoothsr.cli import main
+from smoothsr.cli import main, memory_budget
 from smoothsr.cli.loading import NetworkOptions, load
 from smoothsr.cli.smoother import SmootherOptions
 from smoothsr.engine.forward_memory import WORKSPACE, forward_bytes
