@@ -219,6 +219,12 @@ def _certification(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--radius", type=numbers, default=[0.05, 0.1], help="certified: l2 radii (default .05,.1)"
     )
+    command.add_argument(
+        "--linf",
+        type=numbers,
+        default=[0.5 / 255, 1 / 255],
+        help="certified: radii of changes of every value (default .5/255,1/255)",
+    )
     command.add_argument("--n-cert", type=int, default=1000, help="certified: draws (default 1000)")
     command.add_argument(
         "--alpha",

@@ -106,6 +106,7 @@ class Certification:
     """What `sweep --over certified` is told besides: the options of CertifiedStudy."""
 
     radii: tuple[float, ...]
+    linf: tuple[float, ...]
     n_cert: int
     alpha: float
     levels: int
@@ -118,14 +119,22 @@ class Certification:
         Raises:
             UserError: If one is out of its range.
         """
-        if min(args.radius) < 0 or not 0 < args.alpha < 1:
+        least = min(*args.radius, *args.linf)
+        if least < 0 or not 0 < args.alpha < 1:
             raise UserError(
-                "--radius must be at least 0 and --alpha between 0 and 1, got "
-                f"{min(args.radius):g} and {args.alpha:g}"
+                "--radius and --linf must be at least 0 and --alpha between 0 and 1, got "
+                f"{least:g} and {args.alpha:g}"
             )
         if args.n_cert < 1 or args.levels < 2:
             raise UserError(
                 f"--n-cert must be at least 1 and --levels at least 2, got {args.n_cert} and "
                 f"{args.levels}"
             )
-        return cls(tuple(args.radius), args.n_cert, args.alpha, args.levels, args.predictor)
+        return cls(
+            radii=tuple(args.radius),
+            linf=tuple(args.linf),
+            n_cert=args.n_cert,
+            alpha=args.alpha,
+            levels=args.levels,
+            predictor=args.predictor,
+        )

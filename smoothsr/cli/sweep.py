@@ -19,10 +19,10 @@ from smoothsr.cli.evaluate import (
 from smoothsr.cli.image_pairs import find_images
 from smoothsr.cli.study_options import Certification, StudyOptions
 from smoothsr.evaluation import statistics
-from smoothsr.evaluation.certified_study import CertifiedStudy
+from smoothsr.evaluation.certified_study import CLEAN, METRICS, CertifiedStudy
 from smoothsr.evaluation.records import Record, Setting
 from smoothsr.files.digests import fingerprint
-from smoothsr.reports.curves import curves
+from smoothsr.reports.curves import curves, trade_off
 
 SIGMAS = [0.0, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08]
 DRAWS = [1, 3, 5, 11, 21, 51, 101]
@@ -67,7 +67,7 @@ def _candidates(args: argparse.Namespace) -> list[Setting]:
 
 def certify(options: StudyOptions, certification: Certification) -> int:
     """Certify every image with every candidate; tabulate what is certified at each radius."""
-    _require_certifiable(options, certification)
+    _require_certifiable(options)
     paths, device = find_images(options), find_device(options.device)
     models = load_models(options, device)
     study = CertifiedStudy(
@@ -76,6 +76,7 @@ def certify(options: StudyOptions, certification: Certification) -> int:
         {name: fingerprint(loaded.model) for name, loaded in models.items()},
         options.settings,
         certification.radii,
+        certification.linf,
         n_cert=certification.n_cert,
         alpha=certification.alpha,
         levels=certification.levels,
@@ -86,21 +87,20 @@ def certify(options: StudyOptions, certification: Certification) -> int:
     records, failed = measure_all(options, study, paths, models, device)
     if records:
         notes = _certified_notes(study, records)
-        write(options, Results(records, failed, {}), notes, noise="fresh noise")
+        figure = trade_off(records, METRICS[certification.predictor], CLEAN)
+        write(options, Results(records, failed, {}), notes, noise="fresh noise", figure=figure)
     return 2 if failed else 0
 
 
-def _require_certifiable(options: StudyOptions, certification: Certification) -> None:
+def _require_certifiable(options: StudyOptions) -> None:
     """Refuse at once what would otherwise fail for every image."""
     if any(not setting.sigma for setting in options.settings):
         raise UserError(
             "--over certified needs --sigma greater than 0: the bare network has no certificate"
         )
-    allowed = ("median", "mean") if certification.predictor == "ideal" else ("median",)
-    if options.agg not in allowed:
+    if options.agg not in ("median", "mean"):
         raise UserError(
-            "--over certified speaks of the median, or with --predictor ideal of the mean, "
-            f"got --agg {options.agg}"
+            f"--over certified speaks of the median or of the mean, got --agg {options.agg}"
         )
     for setting in options.settings:
         setting.smoothed(nn.Identity(), options.agg)  # refuses what it can't be made with
@@ -109,7 +109,10 @@ def _require_certifiable(options: StudyOptions, certification: Certification) ->
 def _certified_notes(study: CertifiedStudy, records: Sequence[Record]) -> list[str]:
     """Say what is best, and with which confidence."""
     notes = [
-        line for metric in records[0].scores for line in statistics.comparisons(records, metric)
+        line
+        for metric in records[0].scores
+        if metric != CLEAN
+        for line in statistics.comparisons(records, metric)
     ]
     kept = f"alpha {study.alpha:g} / {study.cells} candidates = {study.share:.3g}"
     sure = f"whichever is chosen for an image, it holds with confidence {1 - study.alpha:.10g}"

@@ -8,21 +8,24 @@ since the first draws count and no others.
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Literal
 
 from torch import nn
 
-from smoothsr import __version__
+from smoothsr import __version__, metrics
 from smoothsr.certificates import storage
 from smoothsr.certificates.certificate import Certificate
+from smoothsr.certificates.options import Norm
 from smoothsr.evaluation.records import Image, Record, Row, Setting
 from smoothsr.files.digests import digest
 
-__all__ = ["CertifiedStudy", "Predictor"]
+__all__ = ["CLEAN", "CertifiedStudy", "Predictor"]
 
 Predictor = Literal["served", "ideal"]
+CLEAN = "PSNR without an attack"
 METRICS: dict[Predictor, str] = {
     "ideal": "ideal certified PSNR",
     "served": "served expected certified PSNR",
@@ -39,10 +42,11 @@ class CertifiedStudy:
         digests: Of the networks, by the same names: what certificates are found again by.
         settings: Each is applied to each network; all are smoothed.
         radii: l2, in units of lr; a condition of the table each.
+        linf: Likewise, of changes of every value.
         n_cert: Draws of a certificate.
         alpha: Failure probability of all candidates, models times settings, which share it.
         levels: Bounds stored for each value.
-        agg: "median", or "mean" with the ideal predictor.
+        agg: "median", or "mean", whose certificates hold a spectrum.
         predictor: Of what the certified PSNR speaks.
         precision: Named in the files, since certificates depend on it; autocast is the caller's.
 
@@ -55,6 +59,7 @@ class CertifiedStudy:
     digests: Mapping[str, str]
     settings: Sequence[Setting]
     radii: Sequence[float]
+    linf: Sequence[float] = ()
     n_cert: int = 1000
     alpha: float = 1e-3
     levels: int = 32
@@ -106,14 +111,21 @@ class CertifiedStudy:
         ]
 
     def _at_each_radius(self, image: Image, row: Row, certificate: Certificate) -> list[Record]:
-        """PSNR to the ground truth, and to the certificate's own output."""
+        """PSNR to the ground truth, certified and without an attack, and that of stability."""
         metric, found = METRICS[self.predictor], []
-        for radius in self.radii:
+        clean = metrics.psnr(certificate.sr, image.hr.cpu()).item()
+        conditions: list[tuple[str, Norm, float]] = [
+            *((f"l2 {radius:g}", "l2", radius) for radius in self.radii),
+            *((f"linf {radius * 255:g}/255", "linf", radius) for radius in self.linf),
+        ]
+        for condition, norm, radius in conditions:
+            ask = partial(certificate.psnr, radius, predictor=self.predictor, norm=norm)
             scores = {
-                metric: certificate.psnr(radius, image.hr, predictor=self.predictor),
-                f"{metric} to its own output": certificate.psnr(radius, predictor=self.predictor),
+                metric: ask(image.hr),
+                f"{metric} to its own output": ask(),
+                CLEAN: clean,
             }
-            found.append(Record(image.name, row, f"l2 {radius:g}", scores))
+            found.append(Record(image.name, row, condition, scores))
         return found
 
     def _file(self, image: Image, name: str, setting: Setting) -> Path:

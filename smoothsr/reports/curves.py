@@ -10,9 +10,10 @@ from smoothsr.evaluation.records import Record, Row
 from smoothsr.evaluation.statistics import Mean
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["Over", "curves"]
+__all__ = ["Over", "curves", "trade_off"]
 
 ACROSS = 4  # axes beside each other where there is one metric
 Over = Literal["sigma", "n"]
@@ -47,6 +48,47 @@ def curves(records: Sequence[Record], over: Over) -> "Figure":
     handles = axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside lower center", ncols=across, fontsize=8)
     return figure
+
+
+def trade_off(records: Sequence[Record], certified: str, clean: str) -> "Figure":
+    """Draw what is certified against the quality without an attack: a point for each row.
+
+    Args:
+        records: Of certificates.
+        certified: The metric that is certified.
+        clean: The metric without an attack.
+    """
+    from matplotlib.figure import Figure
+
+    table = statistics.means(records)
+    models = list(dict.fromkeys(row.model for row in table))
+    figure = Figure(figsize=(0.6 + 5.2 * len(models), 4.8), layout="constrained")
+    axes = figure.subplots(1, len(models), squeeze=False)[0]
+    for axis, model in zip(axes, models, strict=True):
+        rows = {row: found for row, found in table.items() if row.model == model}
+        _draw_trade_off(axis, rows, certified, clean)
+    handles = axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside lower center", ncols=4, fontsize=8)
+    return figure
+
+
+def _draw_trade_off(
+    axis: "Axes", rows: Mapping[Row, Mapping[tuple[str, str], Mean]], certified: str, clean: str
+) -> None:
+    """Draw a model's rows; each is named above its highest point."""
+    conditions = dict.fromkeys(condition for condition, _ in next(iter(rows.values())))
+    for condition in conditions:
+        across = [found[condition, clean].value for found in rows.values()]
+        up = [found[condition, certified].value for found in rows.values()]
+        axis.plot(across, up, "o", ms=4, label=condition)
+    for row, found in rows.items():
+        highest = max(found[condition, certified].value for condition in conditions)
+        place = (found[next(iter(conditions)), clean].value, highest)
+        name = f"{row.sigma:g}" + (f", {row.tile}/{row.halo}" if row.tile else "")
+        axis.annotate(name, place, (0, 4), textcoords="offset points", fontsize=7, ha="center")
+    model = next(iter(rows)).model
+    axis.set(xlabel=f"{clean}, dB", ylabel=f"{certified}, dB", title=f"{model}: sigma, tile/halo")
+    axis.grid(alpha=0.3)
 
 
 def _points(

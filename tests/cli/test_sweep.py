@@ -4,6 +4,7 @@ among them needs.
 
 import errno
 import json
+from functools import partial
 
 import numpy as np
 import pytest
@@ -157,16 +158,18 @@ def test_certificates_share_alpha_and_the_best_is_best(hr, net, tmp_path, capsys
     assert "A mean speaks of all 2 images at once: with confidence 0.92 at least." in printed
     references = {"a": photo(1, 16, 20), "b": photo(2, 16, 16)}
     for record in records(out):
-        certificate, radius = (
-            made[record["image"], record["sigma"], record["tile"]],
-            float(record["condition"].removeprefix("l2 ")),
-        )
+        certificate = made[record["image"], record["sigma"], record["tile"]]
+        norm, size = record["condition"].split()
+        radius = float(size) if norm == "l2" else float(size.removesuffix("/255")) / 255
+        reference = references[record["image"]]
+        ask = partial(certificate.psnr, radius, predictor="ideal", norm=norm)
         assert record["scores"] == {
-            "ideal certified PSNR": certificate.psnr(
-                radius, references[record["image"]], predictor="ideal"
-            ),
-            "ideal certified PSNR to its own output": certificate.psnr(radius, predictor="ideal"),
+            "ideal certified PSNR": ask(reference),
+            "ideal certified PSNR to its own output": ask(),
+            "PSNR without an attack": metrics.psnr(certificate.sr, reference).item(),
         }
+    assert {record["condition"] for record in records(out)} >= {"linf 0.5/255", "linf 1/255"}
+    assert (out / "sweep.png").exists()
     for radius in (0, 0.03):
         psnr = {
             key: found.psnr(radius, references[key[0]], predictor="ideal")
@@ -287,8 +290,8 @@ def test_mistakes_are_one_line(hr, net, tmp_path, capsys):
     assert "--sigma greater than 0: the bare network has no certificate" in wrong(
         "certified", "--sigma", "0,0.1"
     )
-    assert "--alpha between 0 and 1, got 0.05 and 2" in wrong("certified", "--alpha", "2")
-    assert "--radius must be at least 0" in wrong("certified", "--radius", "-1")
+    assert "--alpha between 0 and 1, got 0.00196078 and 2" in wrong("certified", "--alpha", "2")
+    assert "--radius and --linf must be at least 0" in wrong("certified", "--radius", "-1")
     assert "--over certified takes one -n, got 2" in wrong("certified", "-n", "5,7")
     assert "--over sigma takes one -n, got 2" in wrong("sigma", "-n", "5,7")
     assert "--over n takes one --sigma, greater than 0" in wrong("n", "--sigma", "0.1,0.2")
@@ -298,7 +301,7 @@ def test_mistakes_are_one_line(hr, net, tmp_path, capsys):
     assert "n must be odd" in wrong("certified", "-n", "4")
     assert "sigma must be greater than 0" in wrong("certified", "--sigma=-1,.1")
     assert "speaks of the median" in wrong("certified", "--agg", "p10")
-    assert "speaks of the median" in wrong("certified", "--agg", "mean", "--predictor", "served")
+    assert "--radius and --linf must be at least 0" in wrong("certified", "--linf", "-1")
     assert "--n-cert must be at least 1 and --levels at least 2, got 0 and 32" in wrong(
         "certified", "--n-cert", "0"
     )
@@ -318,6 +321,7 @@ def test_a_broken_certificate_is_made_anew(hr, net, tmp_path):
     assert len(Certificate.load(broken).z) == 3
     assert [path for path in files if path.read_bytes() != files[path]] == [broken]
     names = {f"served expected certified PSNR{end}" for end in ("", " to its own output")}
+    names.add("PSNR without an attack")
     assert {*records(tmp_path / "out")[0]["scores"]} == names
 
 
