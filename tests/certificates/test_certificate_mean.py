@@ -259,3 +259,12 @@ def test_half_precision_has_no_spectrum():
     smoothed = SmoothedSR(LinearSR(channels=1).half(), SIGMA, 21, **TILED)
     with pytest.raises(ValueError, match="float32 or float64"):
         smoothed.certify(gentle(0).half(), n=50, kind="both")
+
+
+def test_a_reference_pays_for_what_the_draws_do_not_tell_of_the_mean():
+    """At radius 0 the ideal mean is as far from its own draws' mean as `centre` allows."""
+    found = certify(kind="spectral")
+    to_mean = (torch.from_numpy(found.mean).double() - found.sr.double()).norm().item()
+    rms = (found.spectrum.centre + to_mean) / math.sqrt(found.sr.numel()) + 0.5 / 255
+    expected = -20 * math.log10(rms)
+    assert found.psnr(0.0, found.sr, predictor="ideal") == pytest.approx(expected, abs=0.02)
