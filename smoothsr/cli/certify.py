@@ -1,7 +1,6 @@
 """`smoothsr certify`: bound what any attack on an image can do to its output."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,7 +21,7 @@ from smoothsr.cli.smoother import SmootherOptions
 from smoothsr.files import images
 from smoothsr.files.atomic import output_folder, replacing
 from smoothsr.files.images import Picture
-from smoothsr.reports import certificate_report
+from smoothsr.reports import certificate_report, tables
 from smoothsr.reports.certificate_report import Answers, Questions
 
 Product = Callable[[Path], None]
@@ -166,7 +165,7 @@ def _record(
         "guaranteed": given,
         "not_guaranteed": absent,
     }
-    return json.dumps(whole, indent=2) + "\n"
+    return tables.json_text(whole)
 
 
 def _products(
