@@ -282,10 +282,27 @@ def test_deterministic_mode_has_the_same_plan_every_time_whatever_the_clock_says
 
 
 @pytest.mark.usefixtures("deterministic")
-@pytest.mark.parametrize(("given", "most", "size"), [(None, None, 56), (None, 9, 9), (5, 9, 5)])
+@pytest.mark.parametrize(("given", "most", "size"), [(None, None, 28), (None, 9, 9), (5, 9, 5)])
 def test_deterministic_mode_runs_more_of_small_patches_at_once(given, most, size, simulate):
     predictor, batches = simulate(), Batching(given, False, most)
     assert predictor.all(batches, 2 * size, kind(side=12)) == [(size, False)] * 2
+
+
+def test_trials_of_small_patches_begin_with_several(simulate):
+    """Passes of a few pixels show what starting one costs, and little else."""
+    predictor, batches = simulate(lambda size, _: 10 + size), Batching(None, False)
+    assert [size for size, _ in predictor.all(batches, 140, kind(side=12))] == [28] * 3 + [56]
+    # Where fewer are asked for at first, with as many as there are.
+    assert [size for size, _ in predictor.all(batches, 5, kind(side=13))] == [5]
+    assert [size for size, _ in predictor.all(batches, 30, kind(side=13))] == [5, 5, 10, 10]
+
+
+def test_a_start_with_several_that_memory_forbids_is_halved(simulate):
+    predictor, batches = simulate(memory=9), Batching(None, True)
+    with pytest.warns(RuntimeWarning) as caught:
+        sizes = {size for size, _ in predictor.all(batches, 70, kind(side=12))}
+    assert [str(warning.message).split()[-1] for warning in caught] == ["14", "7"]
+    assert max(sizes) == 7
 
 
 @pytest.mark.parametrize("given", [None, 8])
