@@ -379,7 +379,7 @@ def served(simulate, seconds) -> tuple[list[Tensor], list[tuple[int, bool]]]:
     net.register_forward_hook(note)
     smoothed, lr = (
         SmoothedSR(net, 0.05, 21, seed=3),
-        torch.linspace(0, 1, 3 * 12 * 11).view(1, 3, 12, 11).requires_grad_(),
+        torch.linspace(0, 1, 3 * 70 * 60).view(1, 3, 70, 60).requires_grad_(),
     )
     for _ in range(3):
         sr = smoothed(lr)
