@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from smoothsr.engine.batching import Batching
-from smoothsr.engine.tiles import grid
 from smoothsr.smoothing import SmoothedSR, variant
 
 __all__ = ["LIMIT", "gradient_bytes", "patches", "within_memory"]
@@ -39,7 +38,7 @@ def patches(smoothed: SmoothedSR, lr: Tensor) -> tuple[int, int]:
     """Count the patches that the network reads of lr (1,C,h,w), and the pixels of each: all are
     alike.
     """
-    tiles = grid(lr.shape[2], lr.shape[3], smoothed.tile, smoothed.halo)
+    tiles = smoothed.grid(lr)
     return len(tiles), len(tiles[0].rows.gather) * len(tiles[0].columns.gather)
 
 

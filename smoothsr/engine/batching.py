@@ -64,7 +64,7 @@ class Batching:
         batch_size: Draws in one forward pass; None finds it out. Out of memory halves it, with a
             warning.
         convolutional: Whether channels_last is worth trying.
-        most: The most draws that fit into memory at once, where that is known.
+        most: The most draws that fit into memory at once, where that is known; may be changed.
     """
 
     def __init__(
@@ -124,23 +124,21 @@ class Batching:
             return self.batch_size
         size = max(1, PIXELS // math.prod(kind.shape[1:]))
         if torch.are_deterministic_algorithms_enabled():
-            size = max(size, FIXED)
-        else:
-            size = min(size, remaining)
-        return min(size, self.most or size)
+            return max(size, FIXED)
+        return min(size, remaining)
 
     def _plan(self, trials: Trials, remaining: int) -> Plan:
-        first, seconds = trials
+        first, seconds = min(trials.first, self.most or trials.first), trials.seconds
         if torch.are_deterministic_algorithms_enabled():
             layouts = self._layouts(first)[::-1]  # channels_last, which is most often faster
             return next(plan for plan in layouts if math.inf not in seconds.get(plan, ()))
-        for plan in self._candidates(trials):
+        for plan in self._candidates(first, seconds):
             if plan.size <= remaining and len(seconds.get(plan, ())) < TRIALS:
                 return plan
         known = {
             plan: min(times)
             for plan, times in seconds.items()
-            if min(times, default=math.inf) < math.inf
+            if min(times, default=math.inf) < math.inf and plan.size <= (self.most or math.inf)
         }
         best = min(known, key=known.__getitem__) if known else Plan(False, first)
         if self.batch_size:
@@ -149,11 +147,11 @@ class Batching:
         # share.
         return best._replace(size=math.ceil(remaining / math.ceil(remaining / best.size)))
 
-    def _candidates(self, trials: Trials) -> list[Plan]:
+    def _candidates(self, first: int, seconds: dict[Plan, list[float]]) -> list[Plan]:
         """Plans worth trying, given what is known: both layouts, then doubled sizes in the better
         one while they pay.
         """
-        seconds, layouts = trials.seconds, self._layouts(trials.first)
+        layouts = self._layouts(first)
         if self.batch_size or any(len(seconds.get(plan, ())) < TRIALS for plan in layouts):
             return layouts
         plans = [min(layouts, key=lambda plan: min(seconds[plan]))]
