@@ -21,12 +21,15 @@ from smoothsr.certificates.evidence import Evidence, Request, levels_alpha
 from smoothsr.certificates.options import Agg, Kind, Norm, Scope, require_option
 from smoothsr.certificates.planning import draws_wanted
 from smoothsr.certificates.spectral_error import attack
-from smoothsr.engine import draws
+from smoothsr.engine import draws, memory
 from smoothsr.engine.batching import Batching
+from smoothsr.engine.forward_memory import footprint
 from smoothsr.engine.independence import require_independence
+from smoothsr.engine.memory import Demand, largest_tile
 from smoothsr.engine.moments import Moments
 from smoothsr.engine.noise import sigma_text
-from smoothsr.engine.tiles import grid
+from smoothsr.engine.receptive_field import Reach, find_reach
+from smoothsr.engine.tiles import Tile, grid
 from smoothsr.files.digests import digest, fingerprint
 from smoothsr.metrics import to_8bit
 
@@ -51,9 +54,10 @@ class SmoothedSR(Transparent):
         n: Draws a call, odd for the median.
         agg: "median", "mean", or a percentile such as "p10" (the lower quantile).
         tile: Side of the output tiles in LR pixels, which bounds memory and makes certificates
-            stronger; None: the whole image.
+            stronger; None: the whole image; "auto": the whole image if it fits into memory, else
+            the largest tile that does, with a halo at which the network shows no seams.
         halo: LR pixels that a patch reads beyond its tile on every side; ignored where tile is
-            None.
+            None or "auto".
         batch_size: Draws in one forward pass; None finds the fastest, and halves it when memory
             runs out.
         denoiser: A network (B,C,h,w) -> (B,C,h,w) that each noisy patch passes first. Not part of
@@ -64,6 +68,8 @@ class SmoothedSR(Transparent):
         recompute: Run each batch of draws once more in the backward pass rather than keep all its
             activations until then: gradients take the memory of one batch, and up to a third more
             time.
+        memory: Bytes that the whole process may take where tile is "auto", of the device's memory;
+            None: half of what is free.
 
     Raises:
         TypeError: If model is not an nn.Module.
@@ -85,12 +91,13 @@ class SmoothedSR(Transparent):
         n: int = 21,
         agg: str = "median",
         *,
-        tile: int | None = None,
+        tile: int | Literal["auto"] | None = None,
         halo: int = 4,
         batch_size: int | None = None,
         denoiser: nn.Module | None = None,
         seed: int | None = None,
         recompute: bool = False,
+        memory: float | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             inner = isinstance(getattr(model, "model", None), nn.Module)
@@ -104,7 +111,7 @@ class SmoothedSR(Transparent):
             raise ValueError(f"sigma must be greater than 0 and finite, got {sigma}")
         for name, value, least in (
             ("n", n, 1),
-            ("tile", tile, 1),
+            ("tile", None if tile == "auto" else tile, 1),
             ("halo", halo, 0),
             ("batch_size", batch_size, 1),
         ):
@@ -113,8 +120,11 @@ class SmoothedSR(Transparent):
         _rank(agg, n)
         super().__init__(model)
         self.sigma, self.n, self.agg = float(sigma), int(n), agg
-        self.tile, self.halo, self.seed = None if tile is None else int(tile), int(halo), seed
-        self.recompute = recompute
+        self.tile = tile if tile is None or tile == "auto" else int(tile)
+        self.halo, self.seed = int(halo), seed
+        self.recompute, self.memory = recompute, memory
+        self._inside = False  # whether patches at the image's edge are moved into it
+        self._reaches = dict[int, Reach]()  # by channels; shared by variants
         self.denoiser = denoiser
         self.training = model.training
         convolutional = any(
@@ -125,7 +135,7 @@ class SmoothedSR(Transparent):
     def extra_repr(self) -> str:
         """Show the options as the constructor takes them."""
         options = (
-            f"sigma={sigma_text(self.sigma)}, n={self.n}, agg={self.agg!r}, tile={self.tile}, "
+            f"sigma={sigma_text(self.sigma)}, n={self.n}, agg={self.agg!r}, tile={self.tile!r}, "
             f"halo={self.halo}"
         )
         return options if self.seed is None else f"{options}, seed={self.seed}"
@@ -155,15 +165,74 @@ class SmoothedSR(Transparent):
         again = self.recompute and torch.is_grad_enabled()
         base = partial(checkpoint, self.base, use_reentrant=False) if again else self.base
         images = [
-            draws.smooth(self._sampler(base, image, self.seed), self.n, rank, progress)
+            draws.smooth(
+                self.fitted(image)._sampler(base, image, self.seed), self.n, rank, progress
+            )
             for image in lr.split(1)
         ]
         # One image is not copied once more: it may be the largest thing in memory.
         return (images[0] if len(images) == 1 else torch.cat(images)).to(lr.dtype)
 
+    def fitted(self, lr: Tensor) -> "SmoothedSR":
+        """Return self, or where tile is "auto" the same smoother with tiles that fit into memory.
+
+        Where not the whole image fits, tiles have a halo at which the network's output differs from
+        that of the whole image by less than 1/255. A network for which there is none is told in a
+        warning.
+
+        Args:
+            lr: One image (1,C,h,w).
+
+        Raises:
+            ValueError: If not even small tiles fit.
+        """
+        if self.tile != "auto":
+            return self
+        demand = self.demand(lr)
+        room = memory.room(self.memory, lr.device) / (2 if self.memory is None else 1)
+        tile, halo = None, 0
+        if not demand.at_once(None, 0, room):
+            halo = self._reach(lr).halo
+            tile = largest_tile(demand, halo, room)
+            if tile is None:
+                raise ValueError(_too_little(demand, halo, room))
+        self.batching.most = demand.at_once(tile, halo, room)
+        return variant(self, tile=tile, halo=halo, _inside=tile is not None)
+
+    def demand(self, lr: Tensor) -> Demand:
+        """Count what an output for lr (1,C,h,w) asks of memory."""
+        found = footprint(self, self.base, lr)
+        held = 2 if self.agg == "mean" else self.n + 1
+        values = lr.shape[1] * found.scale**2
+        return Demand((lr.shape[2], lr.shape[3]), values, held, found.pixel_bytes)
+
+    def _reach(self, lr: Tensor) -> Reach:
+        """Find once how far around a tile the network must see; warn where nothing is enough."""
+        channels = lr.shape[1]
+        if channels not in self._reaches:
+            self._reaches[channels] = found = find_reach(self.base, lr)
+            if not found.finite:
+                warnings.warn(
+                    "this network sees more than tiles can show it: in tiles its output may differ "
+                    f"from that of the whole image by {found.difference * 255:.0f}/255 near their "
+                    "edges; more memory makes tiles larger",
+                    UserWarning,
+                    stacklevel=4,
+                )
+        return self._reaches[channels]
+
     def _sampler(self, f: draws.Network, image: Tensor, seed: int | None) -> draws.Sampler:
-        tiles = grid(image.shape[2], image.shape[3], self.tile, self.halo)
-        return draws.Sampler(f, image, tiles, self.sigma, seed, self.batching)
+        return draws.Sampler(f, image, self.grid(image), self.sigma, seed, self.batching)
+
+    def grid(self, lr: Tensor) -> list[Tile]:
+        """Cut lr (1,C,h,w) into tiles.
+
+        Raises:
+            ValueError: If tile is "auto", and lr has not been `fitted`.
+        """
+        if self.tile == "auto":
+            raise ValueError('tile="auto" is resolved by fitted(lr): pass a number, or None')
+        return grid(lr.shape[2], lr.shape[3], self.tile, self.halo, inside=self._inside)
 
     def base(self, patches: Tensor) -> Tensor:
         """Run the base predictor on noisy patches: denoiser, network, output clamped to [0, 1]; at
@@ -255,7 +324,7 @@ class SmoothedSR(Transparent):
             level_count=levels,
             kind=kind,
             scope=scope,
-            tile=self.tile,
+            tile=cast(int | None, self.tile),
             halo=self.halo if self.tile is not None else 0,
             seeded=self.seed is not None,
             void=void_guarantee_seed is not None,
@@ -320,6 +389,10 @@ class SmoothedSR(Transparent):
                 "the model has batch norm without running statistics: outputs of a batch "
                 "depend on each other"
             )
+        if self.tile == "auto" or self._inside:  # of which the record knows nothing
+            raise ValueError(
+                "a certificate is of one way to cut the image: pass tile=8 and halo=2, or tile=None"
+            )
         if self.agg not in get_args(Agg):
             raise ValueError(f"certify speaks of the median or the mean, got agg={self.agg!r}")
         if (self.agg == "mean" or request.kind != "levels") and torch.finfo(lr.dtype).bits < 32:
@@ -343,7 +416,7 @@ class SmoothedSR(Transparent):
 
     def _require_independence(self, lr: Tensor) -> None:
         """Try on the first patch of lr what a certificate takes on trust of the network."""
-        rows, columns = grid(lr.shape[2], lr.shape[3], self.tile, self.halo)[0]
+        rows, columns = self.grid(lr)[0]
         patch = lr[:, :, rows.first : rows.last, columns.first : columns.last]
         patch = patch[:, :, list(rows.gather)][..., list(columns.gather)]
         require_independence(self.base, patch, _precision(lr), self.batching.batch_size)
@@ -397,6 +470,15 @@ def _check(lr: Tensor) -> None:
             f"lr must have values in [0, 1], got up to {lr.detach().abs().max():g}: divide "
             "8-bit values by 255"
         )
+
+
+def _too_little(demand: Demand, halo: int, room: float) -> str:
+    least = (demand.held(1) + demand.a_pass(1, halo)) / 2**30
+    height, width = demand.sides
+    return (
+        f"{width}x{height} pixels take at least {least:.2g} GiB of memory, even in small tiles, "
+        f"and {max(room, 0) / 2**30:.2g} GiB may be taken: allow more, or take a crop"
+    )
 
 
 def _precision(lr: Tensor) -> torch.dtype:

@@ -48,6 +48,7 @@ def views(model: nn.Module, lr: Tensor, draws: int, seed: int) -> dict[View, Mod
     seeds = itertools.count(seed_of(seed, "attacker"))
     seen: dict[View, nn.Module] = {"bare": model, "served": model}
     if isinstance(model, SmoothedSR):
+        model = model.fitted(lr)
         each = gradient_bytes(model, lr)
         mean, draw = variant(model, n=draws, agg="mean"), variant(model, n=1, agg="median")
         smoothers: dict[View, SmoothedSR] = {"served": model, "mean": mean, "draw": draw}

@@ -6,18 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from smoothsr import Certificate, SmoothedSR
 from smoothsr.adapters import LoadedSR
-from smoothsr.adapters.fitted import padding_advice
 from smoothsr.cli import memory_budget
 from smoothsr.cli.devices import autocast
 from smoothsr.cli.errors import FAILURES, UserError, message
 from smoothsr.cli.loading import NetworkOptions, load
 from smoothsr.cli.progress import draws_bar
 from smoothsr.cli.reference import read_reference
-from smoothsr.cli.smoother import SmootherOptions
+from smoothsr.cli.smoother import SmootherOptions, print_padding_advice, smoother
+from smoothsr.engine.memory import Demand
 from smoothsr.files import images
 from smoothsr.files.atomic import output_folder, replacing
 from smoothsr.files.images import Picture
@@ -88,19 +89,16 @@ def run(args: argparse.Namespace) -> int:
         options.beta,
         read_reference(options.reference, picture, loaded.scale),
     )
-    smoothed = _smoother(options, loaded, picture)
+    smoothed = _smoother(options, loaded, picture, device)
     print(f"{loaded.name}, x{loaded.scale}; predictor: {options.smoother.text}")
-    smoother = options.smoother
-    advice = padding_advice(loaded.multiple_of, loaded.minimum_size, smoother.tile, smoother.halo)
-    if advice:
-        print(advice)
+    print_padding_advice(options.smoother, loaded)
     with output_folder(options.folder):
         certificate = _certify(options, smoothed, picture.pixels.to(device))
         # At once: what follows may fail, and the draws are the work.
         certificate.save(f"{options.stem}.npz")
         images.write(f"{options.stem}_sr.png", images.with_pixels(picture, certificate.sr, 8))
     with autocast(options.smoother.precision, device):
-        bare = _bare(smoothed, loaded, picture.pixels.to(device))
+        bare = _bare(smoothed, picture.pixels.to(device))
     answers = certificate_report.answer(certificate, questions, bare)
     guaranteed = certificate_report.sentences(certificate, questions.shown, questions.beta)
     print("\n" + "\n\n".join([*certificate_report.sections(answers), "\n".join(guaranteed)]))
@@ -110,15 +108,17 @@ def run(args: argparse.Namespace) -> int:
     return _write(options.stem, _products(picture, bare, answers, record))
 
 
-def _smoother(options: Options, loaded: LoadedSR, picture: Picture) -> SmoothedSR:
+def _smoother(
+    options: Options, loaded: LoadedSR, picture: Picture, device: torch.device
+) -> SmoothedSR:
     """Wrap the network, if its certificate fits into memory."""
-    held = memory_budget.certifying_bytes(
-        options.smoother, picture, loaded.scale, options.n_cert, options.levels
-    )
-    advice = (
-        "pass fewer --levels, or certify a crop" if options.smoother.tile else "leave --tile at 4"
-    )
-    return memory_budget.fitting_smoother(options.smoother, loaded, picture, held, advice)
+    smoothed = smoother(options.smoother, loaded, picture)
+    advice = "pass fewer --levels, or certify a crop" if smoothed.tile else "leave --tile at 4"
+
+    def held(demand: Demand, tile: int | None) -> float:
+        return memory_budget.certifying_bytes(demand, tile, options.n_cert, options.levels)
+
+    return memory_budget.fitted(smoothed, picture.pixels.to(device), held, advice)
 
 
 def _certify(options: Options, smoothed: SmoothedSR, lr: Tensor) -> Certificate:
@@ -136,12 +136,12 @@ def _certify(options: Options, smoothed: SmoothedSR, lr: Tensor) -> Certificate:
         )
 
 
-def _bare(smoothed: SmoothedSR, loaded: LoadedSR, lr: Tensor) -> Tensor | None:
+def _bare(smoothed: SmoothedSR, lr: Tensor) -> Tensor | None:
     """Run the bare network, in tiles where it doesn't fit whole; None, with a word, if it fails,
     since the certificate does without.
     """
     try:
-        return memory_budget.bare_output(smoothed, lr, loaded.scale).cpu()
+        return memory_budget.bare_output(smoothed, lr).cpu()
     except FAILURES as error:
         print(f"smoothsr: the bare network's output is left out: {message(error)}", file=sys.stderr)
         return None

@@ -1,6 +1,7 @@
 """The options of every command."""
 
 import argparse
+import re
 from pathlib import Path
 from typing import NoReturn, TypeAlias
 
@@ -13,6 +14,7 @@ CONDITION = (
     "e.g. none, noise:0.03, jpeg:50, blur:1, resize:0.5, blur:1+noise:0.02+jpeg:60, fgsm:1/255, "
     "pgd:l2:0.5, cw:4/255@bare"
 )
+AUTO = ", auto: the whole image if it fits into memory, else the largest that shows no seams"
 
 
 class Parser(argparse.ArgumentParser):
@@ -64,7 +66,8 @@ def _upscale(commands: Commands) -> None:
     command.add_argument(
         "--seed", type=int, help="make the noise the same every time (default: fresh)"
     )
-    _common(command, sigma=0.03, tile=0, halo=4)
+    _common(command, sigma=0.03, tile="auto", halo=4)
+    _memory(command)
     command.set_defaults(command="upscale")
 
 
@@ -110,6 +113,7 @@ def _certify(commands: Commands) -> None:
         "--reference", type=Path, help="ground truth image, for certified fidelity"
     )
     _common(command, sigma=0.05, tile=4, halo=2)
+    _memory(command)
     command.set_defaults(command="certify")
 
 
@@ -253,7 +257,7 @@ def _models(commands: Commands) -> None:
     command.set_defaults(command="models")
 
 
-def _common(command: argparse.ArgumentParser, sigma: float, tile: int, halo: int) -> None:
+def _common(command: argparse.ArgumentParser, sigma: float, tile: int | str, halo: int) -> None:
     """Options of the commands that run one smoothed model."""
     command.add_argument(
         "-m",
@@ -272,9 +276,9 @@ def _common(command: argparse.ArgumentParser, sigma: float, tile: int, halo: int
     command.add_argument(
         "-t",
         "--tile",
-        type=int,
+        type=int if isinstance(tile, int) else side,
         default=tile,
-        help=f"tile side in input pixels, 0: none (default {tile})",
+        help=f"tile side in input pixels, 0: none{AUTO if tile == 'auto' else ''} (default {tile})",
     )
     command.add_argument(
         "--halo", type=int, default=halo, help=f"input pixels read beyond a tile (default {halo})"
@@ -388,6 +392,15 @@ def _seed(command: argparse.ArgumentParser) -> None:
     )
 
 
+def _memory(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--memory",
+        type=size,
+        help="what the process may take of the device's memory, such as 2GiB (default: of what is "
+        "free, half where tiles are chosen by it)",
+    )
+
+
 def _machine(command: argparse.ArgumentParser) -> None:
     command.add_argument("--device", default="auto", help="cpu, cuda, mps ... (default: auto)")
     command.add_argument(
@@ -396,6 +409,25 @@ def _machine(command: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16", "float16"),
         help="(default float32)",
     )
+
+
+def side(text: str) -> int | str:
+    """Parse the side of a tile: 64, 0 or auto."""
+    return text if text == "auto" else int(text)
+
+
+def size(text: str) -> float:
+    """Parse 2GiB, 1.5G, 800MB: bytes.
+
+    Example:
+        >>> size("2GiB"), size("1.5 MB")
+        (2147483648.0, 1500000.0)
+    """
+    found = re.fullmatch(r"([0-9.]+) *([KMGT])(i?)B?", text.strip(), re.IGNORECASE)
+    if not found:
+        raise argparse.ArgumentTypeError(f"must be such as 2GiB or 800MB, got {text!r}")
+    base = 1024 if found[3] else 1000
+    return float(number(found[1]) * base ** ("KMGT".index(found[2].upper()) + 1))
 
 
 def deviation(text: str) -> float:

@@ -2,14 +2,16 @@
 
 from argparse import Namespace
 from dataclasses import dataclass
+from typing import Literal
 
 from smoothsr import SmoothedSR
 from smoothsr.adapters import LoadedSR
+from smoothsr.adapters.fitted import padding_advice
 from smoothsr.cli.loading import for_channels
 from smoothsr.engine.noise import sigma_text
 from smoothsr.files.images import Picture
 
-__all__ = ["SmootherOptions", "smoother"]
+__all__ = ["SmootherOptions", "print_padding_advice", "smoother"]
 
 
 @dataclass(frozen=True)
@@ -19,11 +21,12 @@ class SmootherOptions:
     sigma: float
     n: int
     agg: str
-    tile: int | None
+    tile: int | Literal["auto"] | None
     halo: int
     precision: str
     batch_size: int | None = None
     seed: int | None = None
+    memory: float | None = None
 
     @classmethod
     def of(cls, args: Namespace) -> "SmootherOptions":
@@ -37,12 +40,14 @@ class SmootherOptions:
             precision=args.precision,
             batch_size=args.batch_size,
             seed=getattr(args, "seed", None),
+            memory=getattr(args, "memory", None),
         )
 
     @property
     def text(self) -> str:
         """The options that define the predictor, as upscale and certify take them."""
-        tile = f"--tile {self.tile} --halo {self.halo}" if self.tile else "--tile 0"
+        tile = f"--tile {self.tile or 0}"
+        tile += f" --halo {self.halo}" if isinstance(self.tile, int) else ""
         return (
             f"--sigma {sigma_text(self.sigma)} -n {self.n} --agg {self.agg} {tile} "
             f"--precision {self.precision}"
@@ -60,4 +65,13 @@ def smoother(options: SmootherOptions, loaded: LoadedSR, picture: Picture) -> Sm
         halo=options.halo,
         batch_size=options.batch_size,
         seed=options.seed,
+        memory=options.memory,
     )
+
+
+def print_padding_advice(options: SmootherOptions, loaded: LoadedSR) -> None:
+    """Name a tile that needs no padding, where one is given that does."""
+    if isinstance(options.tile, int):
+        where = (options.tile, options.halo)
+        if advice := padding_advice(loaded.multiple_of, loaded.minimum_size, *where):
+            print(advice)

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 
 from smoothsr.adapters import LoadedSR
-from smoothsr.adapters.fitted import padding_advice
 from smoothsr.cli import memory_budget
 from smoothsr.cli.devices import autocast
 from smoothsr.cli.errors import FAILURES, message
 from smoothsr.cli.loading import NetworkOptions, load
 from smoothsr.cli.progress import draws_bar
-from smoothsr.cli.smoother import SmootherOptions
+from smoothsr.cli.smoother import SmootherOptions, print_padding_advice, smoother
 from smoothsr.cli.targets import Naming, Plan, plan
+from smoothsr.engine.memory import Demand
 from smoothsr.files import images
 from smoothsr.files.atomic import output_folder
 
@@ -49,10 +49,7 @@ def run(args: argparse.Namespace) -> int:
     planned = plan(options.inputs, options.naming)
     loaded, device = load(options.network)
     print(f"{loaded.name}, x{loaded.scale}; predictor: {options.smoother.text}")
-    smoother = options.smoother
-    advice = padding_advice(loaded.multiple_of, loaded.minimum_size, smoother.tile, smoother.halo)
-    if advice:
-        print(advice)
+    print_padding_advice(options.smoother, loaded)
     if planned.earlier:
         count = len(planned.earlier)
         print(
@@ -97,15 +94,17 @@ def _upscale(
     """Upscale one file."""
     picture = images.read(path)
     images.require_format(target, picture)
-    smoothed = memory_budget.fitting_smoother(
-        options,
-        loaded,
-        picture,
-        memory_budget.serving_bytes(options, picture, loaded.scale),
-        "pass a smaller --tile, or upscale a crop" if options.tile else "pass --tile 64",
+    lr = picture.pixels.to(device)
+    smoothed = memory_budget.fitted(
+        smoother(options, loaded, picture),
+        lr,
+        Demand.held,
+        "pass a smaller --tile, or upscale a crop" if options.tile else "leave --tile at auto",
     )
+    if options.tile == "auto" and smoothed.tile:
+        print(f"{path}: in tiles of {smoothed.tile} with a halo of {smoothed.halo}, to save memory")
     with torch.no_grad(), autocast(options.precision, device), draws_bar(name) as progress:
-        sr = smoothed(picture.pixels.to(device), progress=progress).cpu()
+        sr = smoothed(lr, progress=progress).cpu()
     images.write(target, images.with_pixels(picture, sr, picture.bits))
 
 

@@ -2,8 +2,9 @@
 ones.
 
 Larger batches are not always faster (caches), and channels_last makes most convolutional networks
-faster but not all. So the first draws of each patch shape try both layouts, then ever larger
-batches while that pays; nothing is computed only to be timed. Under
+faster but not all. So the first draws of each kind of patch try both layouts, one by one or a few
+small patches at once, then ever larger batches while that pays; nothing is computed only to be
+timed. Under
 `torch.use_deterministic_algorithms(True)` nothing is timed, so that a result does not depend on the
 clock.
 """
@@ -11,21 +12,30 @@ clock.
 import math
 import time
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Batching", "out_of_memory"]
+__all__ = ["Batching", "Kind", "out_of_memory"]
 
 GAIN = 0.97  # a batch twice as large must take less than this share of the time per draw
-FIXED = 8  # draws at once where nothing may be timed
+PIXELS = 2**12  # so many at once, of small patches, before anything is known of them
+FIXED = 8  # draws at once where nothing may be timed, or more of small patches
 PATIENCE = 3  # doublings without a gain, after which larger batches are not tried
 RENEW = 500  # batches after which plans are timed anew, since what else a machine does changes
 # Times that each plan is timed, the first including its kernels' preparation; no more, or its best
 # would be luck
 TRIALS = 3
+
+
+class Kind(NamedTuple):
+    """What the speed of a pass depends on, besides its batch."""
+
+    shape: tuple[int, ...]  # (C,h,w) of a patch
+    dtype: torch.dtype
+    device: torch.device
 
 
 class Plan(NamedTuple):
@@ -35,6 +45,18 @@ class Plan(NamedTuple):
     size: int
 
 
+class Trials(NamedTuple):
+    """What is known of a kind of patches.
+
+    Attributes:
+        first: Draws at once in the first trials.
+        seconds: Times per draw of every plan tried, infinite where it is forbidden.
+    """
+
+    first: int
+    seconds: dict[Plan, list[float]]
+
+
 class Batching:
     """Remembers, for each kind of patch, the times per draw, in seconds, of every plan tried.
 
@@ -42,17 +64,21 @@ class Batching:
         batch_size: Draws in one forward pass; None finds it out. Out of memory halves it, with a
             warning.
         convolutional: Whether channels_last is worth trying.
+        most: The most draws that fit into memory at once, where that is known; may be changed.
     """
 
-    def __init__(self, batch_size: int | None, convolutional: bool) -> None:
-        self.batch_size = batch_size
+    def __init__(
+        self, batch_size: int | None, convolutional: bool, most: int | None = None
+    ) -> None:
+        self.batch_size = min(batch_size, most) if batch_size and most else batch_size
         self.convolutional = convolutional
-        self._seconds: dict[Hashable, dict[Plan, list[float]]] = {}
+        self.most = most
+        self._trials: dict[tuple[Kind, bool, bool], Trials] = {}
         self._batches = 0
 
     def run(
         self,
-        kind: Hashable,
+        kind: Kind,
         draws: range,
         make: Callable[[range], Tensor],
         f: Callable[[Tensor], Tensor],
@@ -60,7 +86,7 @@ class Batching:
         """Run the first few of the draws still to do.
 
         Args:
-            kind: What the speed depends on: the patch's shape, dtype and device.
+            kind: Of the patches.
             draws: Indices of the draws still to do.
             make: Makes the noisy patches (b,C,h,w) of a range of draws.
             f: The base predictor.
@@ -68,12 +94,16 @@ class Batching:
         Returns:
             f's outputs (b,...), b at least 1 and at most len(draws).
         """
+        deterministic = torch.are_deterministic_algorithms_enabled()
         self._batches += 1
-        if self._batches % RENEW == 0 and not torch.are_deterministic_algorithms_enabled():
-            self._seconds.clear()
-        tried = self._seconds.setdefault((kind, torch.is_grad_enabled()), {})
+        if self._batches % RENEW == 0 and not deterministic:
+            self._trials.clear()
+        key = (kind, torch.is_grad_enabled(), deterministic)
         while True:
-            plan = self._plan(tried, len(draws))
+            if key not in self._trials:
+                self._trials[key] = Trials(self._first(kind, len(draws)), {})
+            trials = self._trials[key]
+            plan = self._plan(trials, len(draws))
             try:
                 batch = make(draws[: plan.size])
                 if plan.channels_last:
@@ -81,65 +111,68 @@ class Batching:
                 start = _clock(batch.device)
                 outputs = f(batch)
             except (RuntimeError, MemoryError) as error:
-                self._rule_out(plan, tried, error)
+                self._trials[key] = self._without(plan, trials, error)
                 continue
-            times = tried.setdefault(plan, [])
+            times = trials.seconds.setdefault(plan, [])
             if len(batch) == plan.size and len(times) < TRIALS:
                 times.append((_clock(batch.device) - start) / plan.size)
             return outputs
 
-    def _plan(self, tried: dict[Plan, list[float]], remaining: int) -> Plan:
+    def _first(self, kind: Kind, remaining: int) -> int:
+        """How many draws to begin with."""
+        if self.batch_size:
+            return self.batch_size
+        size = max(1, PIXELS // math.prod(kind.shape[1:]))
         if torch.are_deterministic_algorithms_enabled():
-            return self._untimed(tried)
-        for plan in self._candidates(tried):
-            if plan.size <= remaining and len(tried.get(plan, ())) < TRIALS:
+            return max(size, FIXED)
+        return min(size, remaining)
+
+    def _plan(self, trials: Trials, remaining: int) -> Plan:
+        first, seconds = min(trials.first, self.most or trials.first), trials.seconds
+        if torch.are_deterministic_algorithms_enabled():
+            layouts = self._layouts(first)[::-1]  # channels_last, which is most often faster
+            return next(plan for plan in layouts if math.inf not in seconds.get(plan, ()))
+        for plan in self._candidates(first, seconds):
+            if plan.size <= remaining and len(seconds.get(plan, ())) < TRIALS:
                 return plan
         known = {
             plan: min(times)
-            for plan, times in tried.items()
-            if min(times, default=math.inf) < math.inf
+            for plan, times in seconds.items()
+            if min(times, default=math.inf) < math.inf and plan.size <= (self.most or math.inf)
         }
-        best = min(known, key=known.__getitem__) if known else Plan(False, self.batch_size or 1)
+        best = min(known, key=known.__getitem__) if known else Plan(False, first)
         if self.batch_size:
             return best
         # As many batches as that size takes, but of one length: a short last one would waste its
         # share.
         return best._replace(size=math.ceil(remaining / math.ceil(remaining / best.size)))
 
-    def _candidates(self, tried: dict[Plan, list[float]]) -> list[Plan]:
+    def _candidates(self, first: int, seconds: dict[Plan, list[float]]) -> list[Plan]:
         """Plans worth trying, given what is known: both layouts, then doubled sizes in the better
         one while they pay.
         """
-        size = self.batch_size or 1
-        layouts = (
-            [Plan(False, size), Plan(True, size)] if self.convolutional else [Plan(False, size)]
-        )
-        if self.batch_size or any(len(tried.get(plan, ())) < TRIALS for plan in layouts):
+        layouts = self._layouts(first)
+        if self.batch_size or any(len(seconds.get(plan, ())) < TRIALS for plan in layouts):
             return layouts
-        plans = [min(layouts, key=lambda plan: min(tried[plan]))]
-        best, since = min(tried[plans[0]]), 0
-        while since < PATIENCE:
+        plans = [min(layouts, key=lambda plan: min(seconds[plan]))]
+        best, since = min(seconds[plans[0]]), 0
+        while since < PATIENCE and 2 * plans[-1].size <= (self.most or math.inf):
             plans.append(plans[-1]._replace(size=2 * plans[-1].size))
-            times = tried.get(plans[-1], ())
+            times = seconds.get(plans[-1], ())
             if len(times) < TRIALS or math.inf in times:
                 break
             since = 0 if min(times) < GAIN * best else since + 1
             best = min(best, *times)
         return plans
 
-    def _untimed(self, tried: dict[Plan, list[float]]) -> Plan:
-        """The first plan that nothing forbids: channels_last if it may help, and ever smaller
-        batches.
-        """
-        size = self.batch_size or FIXED
-        while True:
-            for plan in [Plan(True, size), Plan(False, size)][not self.convolutional :]:
-                if math.inf not in tried.get(plan, ()):
-                    return plan
-            size //= 2
+    def _layouts(self, size: int) -> list[Plan]:
+        """The layouts that are worth trying."""
+        return [Plan(last, size) for last in (False, True)[: 1 + self.convolutional]]
 
-    def _rule_out(self, plan: Plan, tried: dict[Plan, list[float]], error: Exception) -> None:
-        """Remember a plan that memory or its layout forbids; any other error goes up."""
+    def _without(self, plan: Plan, trials: Trials, error: Exception) -> Trials:
+        """What is known once a plan has failed for lack of memory or by its layout; any other error
+        goes up.
+        """
         if plan.size > 1 and out_of_memory(error):
             half = plan.size // 2
             warnings.warn(
@@ -150,12 +183,13 @@ class Batching:
             if self.batch_size:
                 self.batch_size = half
             for channels_last in (False, True):  # the layout makes no difference to memory
-                tried[Plan(channels_last, plan.size)] = [math.inf] * TRIALS
-        elif (
-            not plan.channels_last
-        ):  # a network that reshapes with view() fails in this layout; other errors will come again
+                trials.seconds[Plan(channels_last, plan.size)] = [math.inf] * TRIALS
+            return trials._replace(first=min(trials.first, half))
+        if not plan.channels_last:
+            # A network that reshapes with view() fails in that layout; other errors come again.
             raise error
-        tried[plan] = [math.inf] * TRIALS
+        trials.seconds[plan] = [math.inf] * TRIALS
+        return trials
 
 
 def out_of_memory(error: Exception) -> bool:

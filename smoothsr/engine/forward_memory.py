@@ -2,12 +2,14 @@
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["forward_bytes"]
+from smoothsr.engine.draws import ratio
+
+__all__ = ["Footprint", "footprint"]
 
 CORNER = 48  # pixels a side of what is measured
 # What passes hold beyond the inputs and outputs of their modules, such as copies in another layout:
@@ -16,9 +18,20 @@ CORNER = 48  # pixels a side of what is measured
 WORKSPACE = 2.4
 
 
-def forward_bytes(network: nn.Module, run: Callable[[Tensor], Tensor], lr: Tensor) -> float:
-    """Measure on a corner of lr (1,C,h,w) what one draw's pass holds at its fullest: bytes for each
-    input pixel.
+class Footprint(NamedTuple):
+    """What a pass takes and gives.
+
+    Attributes:
+        pixel_bytes: What one draw's pass holds at its fullest, for each input pixel.
+        scale: Side of the output over that of the input.
+    """
+
+    pixel_bytes: float
+    scale: int
+
+
+def footprint(network: nn.Module, run: Callable[[Tensor], Tensor], lr: Tensor) -> Footprint:
+    """Measure on a corner of lr (1,C,h,w) what one draw's pass takes.
 
     Args:
         network: Whose modules are watched.
@@ -30,11 +43,13 @@ def forward_bytes(network: nn.Module, run: Callable[[Tensor], Tensor], lr: Tenso
     hooks = [module.register_forward_hook(held.count) for module in network.modules()]
     try:
         with torch.no_grad():
-            run(corner)
+            output = run(corner)
     finally:
         for hook in hooks:
             hook.remove()
-    return WORKSPACE * held.most / (corner.shape[2] * corner.shape[3])
+    height, width = corner.shape[2:]
+    scale = ratio((height, width), (*output.shape[-2:],))
+    return Footprint(WORKSPACE * held.most / (height * width), scale)
 
 
 class _Held:

@@ -4,7 +4,9 @@ read.
 Along each axis the output is cut into runs of `tile` pixels, the last one shorter. The patch of a
 tile is the tile and `halo` pixels on either side. Where that reaches beyond the image, the patch is
 completed by reflecting its own real pixels, bouncing as often as needed, so that all patches of an
-image have one shape. Outputs are cropped to their tiles, never blended: they partition the image.
+image have one shape. Or it is moved into the image, so that the network meets the image's edge as
+it does in the whole image, at the cost of pixels that more patches read. Outputs are cropped to
+their tiles, never blended: they partition the image.
 """
 
 from typing import NamedTuple
@@ -47,8 +49,18 @@ class Tile(NamedTuple):
         return any(len(span.gather) != span.last - span.first for span in self)
 
 
-def grid(height: int, width: int, tile: int | None, halo: int) -> list[Tile]:
+def grid(
+    height: int, width: int, tile: int | None, halo: int, *, inside: bool = False
+) -> list[Tile]:
     """Cut an image into tiles, row by row; tile None gives one that is the whole image.
+
+    Args:
+        height: Of the image.
+        width: Of the image.
+        tile: Side of the tiles.
+        halo: What patches read beyond their tile on every side.
+        inside: Whether patches that reach beyond the image are moved into it, rather than completed
+            by reflection.
 
     Raises:
         ValueError: If halo is many times the image, so that patches are reflections alone.
@@ -62,10 +74,11 @@ def grid(height: int, width: int, tile: int | None, halo: int) -> list[Tile]:
         raise ValueError(
             f"halo must be at most {most} for an image of {width}x{height} pixels, got {halo}"
         )
+    cut = spans_inside if inside else spans
     return [
         Tile(rows, columns)
-        for rows in spans(height, tile, halo)
-        for columns in spans(width, tile, halo)
+        for rows in cut(height, tile, halo)
+        for columns in cut(width, tile, halo)
     ]
 
 
@@ -80,6 +93,24 @@ def spans(length: int, tile: int | None, halo: int) -> list[Span]:
             reflect(i - first, last - first) for i in range(start - halo, start + tile + halo)
         )
         cut.append(Span(start, min(start + tile, length), first, last, halo, gather))
+    return cut
+
+
+def spans_inside(length: int, tile: int | None, halo: int) -> list[Span]:
+    """Cut one axis as `spans` does, with every patch inside the image.
+
+    Example:
+        >>> [(span.first, span.last, span.offset) for span in spans_inside(10, 4, 1)]
+        [(0, 6, 0), (3, 9, 1), (4, 10, 4)]
+    """
+    if tile is None or length <= tile:
+        return spans(length, tile, halo)
+    side = min(length, tile + 2 * halo)
+    cut = []
+    for start in range(0, length, tile):
+        first = min(max(0, start - halo), length - side)
+        stop = min(start + tile, length)
+        cut.append(Span(start, stop, first, first + side, start - first, tuple(range(side))))
     return cut
 
 
