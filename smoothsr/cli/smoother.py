@@ -8,13 +8,16 @@ from smoothsr.adapters import LoadedSR
 from smoothsr.cli.loading import for_channels
 from smoothsr.engine.noise import sigma_text
 from smoothsr.files.images import Picture
+from smoothsr.smoothing import settled_draws
 
 __all__ = ["SmootherOptions", "smoother"]
 
 
 @dataclass(frozen=True)
 class SmootherOptions:
-    """What defines the predictor (sigma, n, agg, tile, halo, precision), and how it is run."""
+    """What defines the predictor (sigma, n, agg, antithetic, tile, halo, precision), and how it is
+    run.
+    """
 
     sigma: float
     n: int
@@ -24,27 +27,37 @@ class SmootherOptions:
     precision: str
     batch_size: int | None = None
     seed: int | None = None
+    antithetic: bool = False
 
     @classmethod
     def of(cls, args: Namespace) -> "SmootherOptions":
-        """Take them from the command line, where tile 0 means none."""
+        """Take them from the command line, where tile 0 means none.
+
+        Raises:
+            ValueError: If pairs are wanted of another statistic than the mean.
+        """
+        n, antithetic = settled_draws(args.n, args.agg, args.antithetic)
         return cls(
             sigma=args.sigma,
-            n=args.n,
+            n=n,
             agg=args.agg,
             tile=args.tile or None,
             halo=args.halo,
             precision=args.precision,
             batch_size=args.batch_size,
             seed=getattr(args, "seed", None),
+            antithetic=antithetic,
         )
 
     @property
     def text(self) -> str:
         """The options that define the predictor, as upscale and certify take them."""
+        agg = self.agg
+        if agg == "mean":
+            agg += " --antithetic" if self.antithetic else " --no-antithetic"
         tile = f"--tile {self.tile} --halo {self.halo}" if self.tile else "--tile 0"
         return (
-            f"--sigma {sigma_text(self.sigma)} -n {self.n} --agg {self.agg} {tile} "
+            f"--sigma {sigma_text(self.sigma)} -n {self.n} --agg {agg} {tile} "
             f"--precision {self.precision}"
         )
 
@@ -60,4 +73,5 @@ def smoother(options: SmootherOptions, loaded: LoadedSR, picture: Picture) -> Sm
         halo=options.halo,
         batch_size=options.batch_size,
         seed=options.seed,
+        antithetic=options.antithetic,
     )
