@@ -33,8 +33,9 @@ from smoothsr.engine.tiles import Tile, grid
 from smoothsr.files.digests import digest, fingerprint
 from smoothsr.metrics import to_8bit
 
-__all__ = ["SmoothedSR", "variant"]
+__all__ = ["SmoothedSR", "settled_draws", "variant"]
 
+DRAWS, PAIRED_DRAWS = 21, 6  # of a call, where nothing is said: independent ones, and in pairs
 SAMPLED_TILES = 16  # by which the number of certification draws is chosen
 SAMPLED_DRAWS = 90  # of each of them
 
@@ -51,7 +52,7 @@ class SmoothedSR(Transparent):
         model: Any network (B,C,h,w) -> (B,C,s*h,s*w) on values in [0, 1], in eval mode; the integer
             scale s is found out.
         sigma: Noise standard deviation, for inputs in [0, 1] (8-bit noise of 5 is 5/255).
-        n: Draws a call, odd for the median.
+        n: Draws a call, odd for the median; None is 6 where they come in pairs, and 21 otherwise.
         agg: "median", "mean", or a percentile such as "p10" (the lower quantile).
         tile: Side of the output tiles in LR pixels, which bounds memory and makes certificates
             stronger; None: the whole image; "auto": the whole image if it fits into memory, else
@@ -65,6 +66,9 @@ class SmoothedSR(Transparent):
         seed: Makes the noise of forward the same at every call, for reproducible serving;
             certificates of such a smoother speak of the ideal median only, since an attacker may
             know the noise.
+        antithetic: Whether the draws of forward come in pairs x + G and x - G, so that what is odd
+            in the noise cancels: then 6 are about as close to the ideal mean as 20 independent
+            ones. Of an odd n one draw stays single. For the mean only, of which it is the default.
         recompute: Run each batch of draws once more in the backward pass rather than keep all its
             activations until then: gradients take the memory of one batch, and up to a third more
             time.
@@ -88,7 +92,7 @@ class SmoothedSR(Transparent):
         self,
         model: nn.Module,
         sigma: float,
-        n: int = 21,
+        n: int | None = None,
         agg: str = "median",
         *,
         tile: int | Literal["auto"] | None = None,
@@ -98,6 +102,7 @@ class SmoothedSR(Transparent):
         seed: int | None = None,
         recompute: bool = False,
         memory: float | None = None,
+        antithetic: bool | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             inner = isinstance(getattr(model, "model", None), nn.Module)
@@ -109,6 +114,7 @@ class SmoothedSR(Transparent):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}: {hint}")
         if not 0 < sigma < math.inf:
             raise ValueError(f"sigma must be greater than 0 and finite, got {sigma}")
+        n, self.antithetic = settled_draws(n, agg, antithetic)
         for name, value, least in (
             ("n", n, 1),
             ("tile", None if tile == "auto" else tile, 1),
@@ -138,6 +144,8 @@ class SmoothedSR(Transparent):
             f"sigma={sigma_text(self.sigma)}, n={self.n}, agg={self.agg!r}, tile={self.tile!r}, "
             f"halo={self.halo}"
         )
+        if self.agg == "mean":
+            options += f", antithetic={self.antithetic}"
         return options if self.seed is None else f"{options}, seed={self.seed}"
 
     def forward(self, lr: Tensor, *, progress: draws.Progress | None = None) -> Tensor:
@@ -166,7 +174,10 @@ class SmoothedSR(Transparent):
         base = partial(checkpoint, self.base, use_reentrant=False) if again else self.base
         images = [
             draws.smooth(
-                self.fitted(image)._sampler(base, image, self.seed), self.n, rank, progress
+                self.fitted(image)._sampler(base, image, self.seed, self.antithetic),
+                self.n,
+                rank,
+                progress,
             )
             for image in lr.split(1)
         ]
@@ -221,8 +232,11 @@ class SmoothedSR(Transparent):
                 )
         return self._reaches[channels]
 
-    def _sampler(self, f: draws.Network, image: Tensor, seed: int | None) -> draws.Sampler:
-        return draws.Sampler(f, image, self.grid(image), self.sigma, seed, self.batching)
+    def _sampler(
+        self, f: draws.Network, image: Tensor, seed: int | None, antithetic: bool = False
+    ) -> draws.Sampler:
+        tiles = self.grid(image)
+        return draws.Sampler(f, image, tiles, self.sigma, seed, self.batching, antithetic)
 
     def grid(self, lr: Tensor) -> list[Tile]:
         """Cut lr (1,C,h,w) into tiles.
@@ -274,7 +288,7 @@ class SmoothedSR(Transparent):
 
         Args:
             lr: One image (1,C,h,w) in [0, 1].
-            n: Draws, always fresh and never those of forward. "auto" takes as many as
+            n: Draws, always fresh, independent, and never those of forward. "auto" takes as many as
                 `draws_wanted` says for a change of every value by 1/255.
             alpha: Failure probability of the certificate.
             levels: How many shifts to store bounds for; memory is 2 * levels bytes for each output
@@ -319,6 +333,7 @@ class SmoothedSR(Transparent):
             sigma=self.sigma,
             agg=cast(Agg, self.agg),
             n_serve=self.n,
+            antithetic=self.antithetic,
             n_cert=request.n,
             alpha=alpha,
             level_count=levels,
@@ -429,6 +444,33 @@ def variant(smoothed: SmoothedSR, **options: Any) -> SmoothedSR:
     other = copy.copy(smoothed)
     vars(other).update(options)
     return other
+
+
+def settled_draws(n: int | None, agg: str, antithetic: bool | None) -> tuple[int, bool]:
+    """Decide how many draws there are, and whether in pairs, where that was left open.
+
+    Args:
+        n: As for `SmoothedSR`.
+        agg: As for `SmoothedSR`.
+        antithetic: As for `SmoothedSR`.
+
+    Raises:
+        ValueError: If pairs are wanted of another statistic than the mean.
+
+    Example:
+        >>> settled_draws(None, "mean", None), settled_draws(None, "median", None)
+        ((6, True), (21, False))
+    """
+    if antithetic not in (None, True, False):
+        raise ValueError(f"antithetic must be True, False or None, got {antithetic!r}")
+    paired = agg == "mean" if antithetic is None else bool(antithetic)
+    if paired and agg != "mean":
+        raise ValueError(
+            f'antithetic pairs are for agg="mean", since ranks need independent draws; got {agg!r}'
+        )
+    if n is None:
+        return (PAIRED_DRAWS if paired else DRAWS), paired
+    return n, paired
 
 
 def _rank(agg: str, n: int) -> int | None:

@@ -34,6 +34,7 @@ def made(seed=0, channels=3, sides=(4, 5), tile=2, halo=1, **changes):
         "sigma": SIGMA,
         "agg": "median",
         "n_serve": 21,
+        "antithetic": False,
         "n_cert": 1000,
         "alpha": ALPHA,
         "level_count": len(Z),

@@ -7,6 +7,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from oracles import LinearSR
 from torch import Tensor, nn
 
 from smoothsr import SmoothedSR
@@ -42,9 +43,9 @@ def image(*shape: int) -> Tensor:
     return torch.rand(shape or (1, 3, 6, 5), generator=torch.Generator().manual_seed(1))
 
 
-def stack(net: nn.Module, lr: Tensor, n: int, seed: int = 0) -> Tensor:
+def stack(net: nn.Module, lr: Tensor, n: int, seed: int = 0, pairs: bool = False) -> Tensor:
     """All n outputs for the noise that a smoother of one tile uses, as a user would write it."""
-    noises = noise.source(seed, lr.device, lr.dtype)(0, range(n), (*lr.shape[1:],))
+    noises = noise.source(seed, lr.device, lr.dtype, pairs)(0, range(n), (*lr.shape[1:],))
     return torch.stack([net(lr + SIGMA * one).clamp(0, 1) for one in noises])
 
 
@@ -54,7 +55,7 @@ def stack(net: nn.Module, lr: Tensor, n: int, seed: int = 0) -> Tensor:
 def test_output_is_the_statistic_of_the_draws(n, agg):
     net, lr = network(), image()
     with torch.no_grad():
-        draws = stack(net, lr, n).double().numpy()
+        draws = stack(net, lr, n, pairs=agg == "mean").double().numpy()
         found = SmoothedSR(net, SIGMA, n, agg, seed=0)(lr)
     expected = (
         draws.mean(0)
@@ -126,15 +127,15 @@ def test_images_of_a_batch_are_smoothed_one_by_one():
     )
 
 
-@pytest.mark.parametrize("agg", ["median", "mean"])
-def test_gradients_reach_input_and_weights(agg):
+@pytest.mark.parametrize(("agg", "recompute"), [("median", False), ("mean", False), ("mean", True)])
+def test_gradients_reach_input_and_weights(agg, recompute):
     nets = network(), network()
     inputs = [image().requires_grad_() for _ in nets]
     weights = image(1, 3, 12, 10)
-    draws = stack(nets[0], inputs[0], 5)
+    draws = stack(nets[0], inputs[0], 5, pairs=agg == "mean")
     outputs = [
         draws.median(0).values if agg == "median" else draws.mean(0),
-        SmoothedSR(nets[1], SIGMA, 5, agg, seed=0)(inputs[1]),
+        SmoothedSR(nets[1], SIGMA, 5, agg, seed=0, recompute=recompute)(inputs[1]),
     ]
     for output in outputs:
         (output * weights).sum().backward()
@@ -142,6 +143,68 @@ def test_gradients_reach_input_and_weights(agg):
     assert inputs[0].grad.abs().max() > 0.1
     for one, other in zip(nets[0].parameters(), nets[1].parameters(), strict=True):
         assert torch.allclose(one.grad, other.grad, atol=1e-4)
+
+
+def gray() -> Tensor:
+    """An image from which LinearSR with little noise never leaves [0, 1]."""
+    return 0.4 + 0.2 * image()
+
+
+@pytest.mark.parametrize("batch_size", [None, 1, 3, 4])
+@pytest.mark.parametrize("options", [{}, {"tile": 3, "halo": 1}, {"seed": 3}])
+@torch.no_grad()
+def test_noise_of_a_pair_cancels_in_a_linear_network(batch_size, options):
+    net, lr = LinearSR(channels=3), gray()
+    clean = SmoothedSR(net, 1e-9, 1, **{**options, "seed": None})(lr)
+    paired, odd = (
+        SmoothedSR(net, 0.05, n, "mean", batch_size=batch_size, **options)(lr) for n in (6, 7)
+    )
+    apart = SmoothedSR(net, 0.05, 6, "mean", antithetic=False, **options)(lr)
+    assert torch.allclose(paired, clean, atol=1e-6)
+    # Of seven, three pairs cancel and one draw stays: its noise is .5 * .05 / 7.
+    assert (odd - clean).std().item() == pytest.approx(0.025 / 7, rel=0.5)
+    assert (apart - clean).std() > 0.005
+
+
+def test_pairs_stay_pairs_where_memory_runs_out():
+    class Small(LinearSR):
+        def forward(self, x: Tensor) -> Tensor:
+            if len(x) > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return super().forward(x)
+
+    net, lr = Small(channels=3), gray()
+    with torch.no_grad(), pytest.warns(RuntimeWarning, match="going on with 3"):
+        found = SmoothedSR(net, 0.05, 8, "mean", batch_size=7)(lr)
+    assert torch.allclose(found, net(lr), atol=1e-6)
+
+
+def test_certification_draws_are_never_in_pairs():
+    seen, lr = [], gray()
+    net = LinearSR(channels=3)
+    net.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[0] - lr))
+    SmoothedSR(net, 0.05, 6, "mean", batch_size=1).certify(lr, n=40)
+    moved = [one for one in seen if one.any()]  # without those that look at the network itself
+    served = [i for i in range(len(moved) - 1) if (moved[i] + moved[i + 1]).abs().max() < 1e-6]
+    assert len(served) == 3
+    assert len(moved) >= served[-1] + 2 + 40
+
+
+@pytest.mark.parametrize(
+    ("options", "n", "antithetic"),
+    [
+        ({}, 21, False),
+        ({"agg": "p10"}, 21, False),
+        ({"agg": "mean"}, 6, True),
+        ({"agg": "mean", "antithetic": False}, 21, False),
+        ({"agg": "mean", "n": 21}, 21, True),
+        ({"antithetic": False}, 21, False),
+    ],
+)
+def test_means_are_of_pairs_and_of_fewer_draws(options, n, antithetic):
+    smoothed = SmoothedSR(network(), SIGMA, **options)
+    assert (smoothed.n, smoothed.antithetic) == (n, antithetic)
+    assert (f"antithetic={antithetic}" in repr(smoothed)) == (smoothed.agg == "mean")
 
 
 def test_gradients_reach_every_pixel_through_tiles():

@@ -24,10 +24,11 @@ class SmoothedSR(smoothing.SmoothedSR):
     Args:
         arch: The network, as network_g would have it without smoothing: {"type": "RRDBNet", ...}.
         sigma: Noise standard deviation, for inputs in [0, 1].
-        n: Draws of each output, odd for the median.
+        n: Draws of each output, odd for the median; None is 6 for the mean in pairs, else 21.
         agg: "median", "mean", or a percentile such as "p10".
         tile: Side of the output tiles in LR pixels; None: the whole image.
         halo: LR pixels that a patch reads beyond its tile on every side.
+        antithetic: Whether the mean's draws come in pairs of opposite noise; None: yes.
 
     Raises:
         KeyError: If no such architecture is registered.
@@ -39,10 +40,11 @@ class SmoothedSR(smoothing.SmoothedSR):
         self,
         arch: dict[str, Any],
         sigma: float,
-        n: int = 21,
+        n: int | None = None,
         agg: str = "median",
         tile: int | None = None,
         halo: int = 4,
+        antithetic: bool | None = None,
     ) -> None:
         network = build_network(arch)
         if "window_size" in arch:
@@ -59,7 +61,8 @@ class SmoothedSR(smoothing.SmoothedSR):
                 multiple_of=arch["window_size"],
             )
             network = Fitted(found)
-        super().__init__(network, float(sigma), n, agg, tile=tile, halo=halo)
+        options: dict[str, Any] = {"tile": tile, "halo": halo, "antithetic": antithetic}
+        super().__init__(network, float(sigma), n, agg, **options)
 
     def forward(self, lr: Tensor, **options: Any) -> Tensor:
         """Map lr (B,C,h,w) in [0, 1] to the served output, or in train mode to the bare

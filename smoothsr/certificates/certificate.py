@@ -37,7 +37,7 @@ from smoothsr.metrics import LUMA, require_region, to_8bit
 
 __all__ = ["Certificate", "as_image"]
 
-FORMAT = 2
+FORMAT = 3
 ARRAYS = ("sr_bytes", "z", "upper", "lower", "mean")
 # Half an 8-bit step, and more than float32's rounding errors on either side of it
 HALF_STEP = 0.5 + 2**-14
@@ -67,6 +67,7 @@ class Certificate:
     sigma: float  # noise standard deviation
     agg: Agg  # "median" or "mean"
     n_serve: int  # draws of one served inference
+    antithetic: bool  # whether these come in pairs x + G, x - G; certification draws never do
     n_cert: int  # certification draws
     alpha: float  # failure probability of the certificate
     level_count: int  # G as it was asked for
@@ -220,7 +221,7 @@ class Certificate:
             method: "collective" lets the tiles share one attacker's budget, and of the mean takes
                 the better of spectrum and levels; "box" lets the attacker spend all of it
                 everywhere, and looks at the levels alone.
-            predictor: "served" or "ideal".
+            predictor: "served" or "ideal". Of a served mean in pairs, each pair counts as one draw.
             norm: "l2", or "linf", where "collective" gives each patch its own l2 radius and "box"
                 the whole image's to all.
             y: Compare BT.601 luma, as papers do; needs three channels.
@@ -282,10 +283,15 @@ class Certificate:
         return min(1.0, spectral_error.rms_error(spectrum, within, compared, None))
 
     def as_mean(self) -> "Certificate":
-        """What the same draws say of the mean of the same network; needs a spectrum."""
+        """What the same draws say of the mean of the same network; needs a spectrum.
+
+        Of a median's certificate it speaks of a mean in pairs, as means are served by default; this
+        holds for one of as many independent draws all the more.
+        """
         self._spectrum()
         output = to_8bit(torch.from_numpy(self.mean)).byte().numpy()
-        return replace(self, agg="mean", sr_bytes=output)
+        paired = self.antithetic or self.agg == "median"
+        return replace(self, agg="mean", sr_bytes=output, antithetic=paired)
 
     def radius_map(
         self,
@@ -370,9 +376,10 @@ class Certificate:
         height, width = self.sr_bytes.shape[2:]
         radius = f"max_radius={self.max_radius:.4g}" if self.z.size else "trivial"
         radius += ", VOID" if self.void else ""
+        pairs = " in pairs" if self.antithetic else ""
         return (
             f"Certificate({width}x{height}, sigma={sigma_text(self.sigma)}, {self.agg} of "
-            f"n_serve={self.n_serve}, n_cert={self.n_cert}, "
+            f"n_serve={self.n_serve}{pairs}, n_cert={self.n_cert}, "
             f"alpha={self.alpha:g}, scope={self.scope!r}, tile={self.tile}, "
             f"halo={self.halo}, {radius})"
         )
@@ -427,7 +434,8 @@ class Certificate:
         to_mean = _distance(self.mean, comparison)
         within = spectral_error.attack(budget.shift, budget.norm, budget.channels, self.tiles)
         target = None if to_itself else to_mean
-        rms = spectral_error.rms_error(spectrum, within, compared, target, n_serve)
+        draws = n_serve and spectral_error.independent_draws(n_serve, self.antithetic)
+        rms = spectral_error.rms_error(spectrum, within, compared, target, draws)
         rms += spectral_error.ROUNDING
         if n_serve is not None or not self.z.size:
             return rms

@@ -14,7 +14,16 @@ from smoothsr.certificates.spectrum import SAFETY, Spectrum
 from smoothsr.engine.tiles import Tile, multiplicity
 from smoothsr.metrics import LUMA
 
-__all__ = ["ROUNDING", "Attack", "Compared", "attack", "compared", "rms_error", "rms_to_ideal"]
+__all__ = [
+    "ROUNDING",
+    "Attack",
+    "Compared",
+    "attack",
+    "compared",
+    "independent_draws",
+    "rms_error",
+    "rms_to_ideal",
+]
 
 # The most by which rounding to 8 bits changes a value, and what float32 may add to it.
 ROUNDING = (0.5 + 2**-14) / 255
@@ -59,12 +68,29 @@ def compared(values: int, y: bool) -> Compared:
     return Compared(values, math.hypot(*LUMA) / 255 if y else 1.0)
 
 
+def independent_draws(n: int, antithetic: bool) -> float:
+    """Tell as how many independent draws a mean of n counts: 1 / (sum of squared weights).
+
+    A pair x + G, x - G has weight 2 / n and counts as one draw, since its mean varies no more than
+    a draw does; of an odd n one draw has weight 1 / n.
+
+    Args:
+        n: At least 1.
+        antithetic: Whether the draws come in pairs.
+
+    Example:
+        >>> independent_draws(21, False), independent_draws(6, True), independent_draws(1, True)
+        (21.0, 3.0, 1.0)
+    """
+    return n**2 / (4 * (n // 2) + n % 2) if antithetic else float(n)
+
+
 def rms_error(
     spectrum: Spectrum,
     within: Attack,
     what: Compared,
     to_centre: float | None,
-    n_serve: int | None = None,
+    draws: float | None = None,
 ) -> float:
     """Bound the root mean square error of the mean under attack, before it is rounded to 8 bits.
 
@@ -75,8 +101,8 @@ def rms_error(
         to_centre: Distance of the reference to the mean of the certification draws over these
             values, root of summed squares; None where the reference is the ideal mean without
             attack.
-        n_serve: Draws of one served inference, whose *expected* squared error is bounded; None
-            bounds the error of the ideal mean.
+        draws: Of one served inference, as many as count as independent, whose *expected* squared
+            error is bounded; None bounds the error of the ideal mean.
 
     Returns:
         In [0, 1] units; may exceed 1 where nothing is certified.
@@ -85,8 +111,8 @@ def rms_error(
     if to_centre is not None:
         root += what.gain * spectrum.centre + to_centre + STORED * math.sqrt(what.values)
     squares = root**2
-    if n_serve is not None:
-        squares += what.gain**2 * mathematics.variance(spectrum, *within) / n_serve
+    if draws is not None:
+        squares += what.gain**2 * mathematics.variance(spectrum, *within) / draws
     return math.sqrt(squares / what.values) * SAFETY
 
 

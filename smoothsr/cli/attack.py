@@ -79,9 +79,10 @@ class AttackOptions:
             UserError: If beta is out of its range.
             ValueError: If there is no such condition.
         """
-        condition = conditions.parse(args.attack)
+        condition, smoothing = conditions.parse(args.attack), SmootherOptions.of(args)
         if not 0 < args.beta < 1:
             raise UserError(f"--beta must be between 0 and 1, got {args.beta:g}")
+        settled = {"n": smoothing.n, "antithetic": smoothing.antithetic}
         return cls(
             input=args.input,
             folder=args.output or Path(f"{args.input.stem}_attacked"),
@@ -91,7 +92,7 @@ class AttackOptions:
             beta=args.beta,
             seed=args.seed,
             precision=args.precision,
-            predictor={name: getattr(args, name) for name in args.defaults},
+            predictor={name: getattr(args, name) for name in args.defaults} | settled,
         )
 
 
@@ -304,8 +305,8 @@ def _certified(certificate: Certificate, file: Path) -> dict[str, Any]:
             f"{file} was made {made}, which this command can't follow: certify the image again"
         )
     known: dict[str, Any] = {"sigma": certificate.sigma, "n": certificate.n_serve}
-    known |= {"agg": certificate.agg, "precision": PRECISIONS[certificate.dtype]}
-    known |= {"tile": certificate.tile or 0}
+    known |= {"agg": certificate.agg, "antithetic": certificate.antithetic}
+    known |= {"precision": PRECISIONS[certificate.dtype], "tile": certificate.tile or 0}
     return known | ({"halo": certificate.halo} if certificate.tile else {})
 
 

@@ -22,10 +22,11 @@ from smoothsr.cli.processes import OnCell, share_out
 from smoothsr.cli.study_options import StudyOptions
 from smoothsr.evaluation import conditions, statistics
 from smoothsr.evaluation.certified_study import CertifiedStudy
-from smoothsr.evaluation.records import Record, Setting
+from smoothsr.evaluation.records import Record, Setting, statistic
 from smoothsr.evaluation.study import Study
 from smoothsr.files.atomic import replacing
 from smoothsr.reports import certificate_report, tables
+from smoothsr.smoothing import settled_draws
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -47,6 +48,7 @@ class Results(NamedTuple):
 
 def run(args: argparse.Namespace) -> int:
     """Measure, and write the table as markdown, CSV and JSON."""
+    args.n, args.antithetic = settled_draws(args.n, args.agg, args.antithetic)
     settings = [Setting.of(sigma, args.n, args.tile, args.halo) for sigma in args.sigma]
     options = StudyOptions.of(args, settings)
     results = measure(options)
@@ -70,6 +72,7 @@ def measure(options: StudyOptions) -> Results:
         seed=options.seed,
         lpips_weights=options.lpips_weights,
         precision=options.precision,
+        antithetic=options.antithetic,
     )
     unavailable = _unavailable(options, device)
     study = replace(study, metrics=[name for name in options.metrics if name not in unavailable])
@@ -198,9 +201,8 @@ def _provenance(options: StudyOptions, noise: str) -> str:
         inputs = f"LR from {options.lr}"
     side = options.crop
     crop = f", central crops of {side}x{side} LR pixels" if side else ""
-    return (
-        f"smoothsr {__version__}: agg {options.agg}, {noise}, {options.precision}; {inputs}{crop}."
-    )
+    agg = statistic(options.agg, options.antithetic)
+    return f"smoothsr {__version__}: agg {agg}, {noise}, {options.precision}; {inputs}{crop}."
 
 
 def _unavailable(options: StudyOptions, device: torch.device) -> dict[str, str]:

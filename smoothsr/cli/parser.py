@@ -154,6 +154,7 @@ def _attack(commands: Commands) -> None:
         "sigma",
         "n",
         "agg",
+        "antithetic",
         "tile",
         "halo",
         "precision",
@@ -180,7 +181,7 @@ def _evaluate(commands: Commands) -> None:
         default=[0.0, 0.03],
         help="noise of each row, separated by commas; 0 is bare (default 0,0.03)",
     )
-    command.add_argument("-n", type=int, default=21, help="draws of a smoothed output (default 21)")
+    _draws(command)
     _evaluation(command, conditions="none,noise:0.03,pgd:4/255")
     command.set_defaults(command="evaluate")
 
@@ -211,7 +212,8 @@ def _sweep(commands: Commands) -> None:
     command.add_argument(
         "-n",
         type=integers,
-        help="candidates over n (default 1,3,5,11,21,51,101), otherwise one number (21)",
+        help="candidates over n (default 1,3,5,11,21,51,101, or 2,4,6,10,20,50,100 in pairs), "
+        "otherwise one number (21, or 6 in pairs)",
     )
     _evaluation(command, conditions="none,noise:0.03,pgd:4/255", several=True)
     _certification(command)
@@ -272,7 +274,8 @@ def _common(command: argparse.ArgumentParser, sigma: float, tile: int | str, hal
         default=sigma,
         help=f"noise standard deviation, 0.03 or 8/255 (default {sigma})",
     )
-    command.add_argument("-n", type=int, default=21, help="draws of the served output (default 21)")
+    _draws(command)
+    _antithetic(command)
     command.add_argument(
         "-t",
         "--tile",
@@ -325,6 +328,7 @@ def _evaluation(command: argparse.ArgumentParser, conditions: str, several: bool
         default="median",
         help='"median", "mean", or a percentile such as p10 (default median)',
     )
+    _antithetic(command)
     _tiles(command, several)
     command.add_argument(
         "-o",
@@ -334,6 +338,20 @@ def _evaluation(command: argparse.ArgumentParser, conditions: str, several: bool
     )
     _seed(command)
     _machine(command)
+
+
+def _draws(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "-n", type=int, help="draws of a smoothed output (default 21, or 6 in pairs)"
+    )
+
+
+def _antithetic(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--antithetic",
+        action=argparse.BooleanOptionalAction,
+        help="draw a mean in pairs of opposite noise, which takes fewer draws (default: yes)",
+    )
 
 
 def _metrics(command: argparse.ArgumentParser) -> None:

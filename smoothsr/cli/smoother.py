@@ -10,13 +10,16 @@ from smoothsr.adapters.fitted import padding_advice
 from smoothsr.cli.loading import for_channels
 from smoothsr.engine.noise import sigma_text
 from smoothsr.files.images import Picture
+from smoothsr.smoothing import settled_draws
 
 __all__ = ["SmootherOptions", "print_padding_advice", "smoother"]
 
 
 @dataclass(frozen=True)
 class SmootherOptions:
-    """What defines the predictor (sigma, n, agg, tile, halo, precision), and how it is run."""
+    """What defines the predictor (sigma, n, agg, antithetic, tile, halo, precision), and how it is
+    run.
+    """
 
     sigma: float
     n: int
@@ -27,13 +30,19 @@ class SmootherOptions:
     batch_size: int | None = None
     seed: int | None = None
     memory: float | None = None
+    antithetic: bool = False
 
     @classmethod
     def of(cls, args: Namespace) -> "SmootherOptions":
-        """Take them from the command line, where tile 0 means none."""
+        """Take them from the command line, where tile 0 means none.
+
+        Raises:
+            ValueError: If pairs are wanted of another statistic than the mean.
+        """
+        n, antithetic = settled_draws(args.n, args.agg, args.antithetic)
         return cls(
             sigma=args.sigma,
-            n=args.n,
+            n=n,
             agg=args.agg,
             tile=args.tile or None,
             halo=args.halo,
@@ -41,6 +50,7 @@ class SmootherOptions:
             batch_size=args.batch_size,
             seed=getattr(args, "seed", None),
             memory=getattr(args, "memory", None),
+            antithetic=antithetic,
         )
 
     @property
@@ -48,8 +58,11 @@ class SmootherOptions:
         """The options that define the predictor, as upscale and certify take them."""
         tile = f"--tile {self.tile or 0}"
         tile += f" --halo {self.halo}" if isinstance(self.tile, int) else ""
+        agg = self.agg
+        if agg == "mean":
+            agg += " --antithetic" if self.antithetic else " --no-antithetic"
         return (
-            f"--sigma {sigma_text(self.sigma)} -n {self.n} --agg {self.agg} {tile} "
+            f"--sigma {sigma_text(self.sigma)} -n {self.n} --agg {agg} {tile} "
             f"--precision {self.precision}"
         )
 
@@ -66,6 +79,7 @@ def smoother(options: SmootherOptions, loaded: LoadedSR, picture: Picture) -> Sm
         batch_size=options.batch_size,
         seed=options.seed,
         memory=options.memory,
+        antithetic=options.antithetic,
     )
 
 

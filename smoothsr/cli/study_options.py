@@ -34,6 +34,7 @@ class StudyOptions:
         metrics: Of study.METRICS.
         lpips_weights: File of them.
         agg: Of SmoothedSR.
+        antithetic: Likewise.
         seed: Of attacks, degradations and serving noise.
         device: As --device takes it.
         precision: As --precision takes it.
@@ -53,6 +54,7 @@ class StudyOptions:
     metrics: tuple[str, ...]
     lpips_weights: Path | None
     agg: str
+    antithetic: bool | None
     seed: int
     device: str
     precision: str
@@ -75,6 +77,7 @@ class StudyOptions:
             "scale",
             "lpips_weights",
             "agg",
+            "antithetic",
             "seed",
             "device",
             "precision",

@@ -23,9 +23,11 @@ from smoothsr.evaluation.certified_study import CLEAN, METRICS, CertifiedStudy
 from smoothsr.evaluation.records import Record, Setting
 from smoothsr.files.digests import fingerprint
 from smoothsr.reports.curves import curves, trade_off
+from smoothsr.smoothing import settled_draws
 
 SIGMAS = [0.0, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08]
 DRAWS = [1, 3, 5, 11, 21, 51, 101]
+PAIRED_DRAWS = [2, 4, 6, 10, 20, 50, 100]
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,7 +48,9 @@ def _candidates(args: argparse.Namespace) -> list[Setting]:
     Raises:
         UserError: If more than one is given of what is not varied.
     """
-    draws = args.n or (DRAWS if args.over == "n" else [21])
+    usual, paired = settled_draws(None, args.agg, args.antithetic)
+    candidates = PAIRED_DRAWS if paired else DRAWS
+    draws = args.n or (candidates if args.over == "n" else [usual])
     sigmas = args.sigma or {"sigma": SIGMAS, "n": [0.03], "certified": [0.05, 0.1]}[args.over]
     args.tile = args.tile or ([0, 8, 16] if args.over == "certified" else [0])
     args.halo = args.halo or ([2] if args.over == "certified" else [4])
@@ -83,6 +87,7 @@ def certify(options: StudyOptions, certification: Certification) -> int:
         agg=options.agg,
         predictor=certification.predictor,
         precision=options.precision,
+        antithetic=options.antithetic,
     )
     records, failed = measure_all(options, study, paths, models, device)
     if records:
@@ -103,7 +108,8 @@ def _require_certifiable(options: StudyOptions) -> None:
             f"--over certified speaks of the median or of the mean, got --agg {options.agg}"
         )
     for setting in options.settings:
-        setting.smoothed(nn.Identity(), options.agg)  # refuses what it can't be made with
+        # Refuses what it can't be made with.
+        setting.smoothed(nn.Identity(), options.agg, options.antithetic)
 
 
 def _certified_notes(study: CertifiedStudy, records: Sequence[Record]) -> list[str]:

@@ -38,6 +38,8 @@ class Sampler:
         sigma: Noise standard deviation.
         seed: Of the noise, None for fresh noise.
         batching: Chooses the batches.
+        antithetic: Whether the noise of draw 2k + 1 is the negative of that of draw 2k: for means
+            only, since the draws are then not independent.
     """
 
     def __init__(
@@ -48,9 +50,10 @@ class Sampler:
         sigma: float,
         seed: int | None,
         batching: Batching,
+        antithetic: bool = False,
     ) -> None:
         self.f, self.lr, self.tiles, self.sigma, self.batching = f, lr, tiles, sigma, batching
-        self.source = noise.source(seed, lr.device, lr.dtype)
+        self.source = noise.source(seed, lr.device, lr.dtype, antithetic)
 
     def draws(self, n: int) -> Iterator[tuple[int, Tensor]]:
         """Yield n outputs of every tile, tile by tile, as (the tile's place in the grid, some

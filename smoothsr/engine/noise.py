@@ -19,7 +19,9 @@ Source = Callable[[int, range, tuple[int, ...]], Tensor]
 """(tile, draws, shape of one draw) -> standard normal noise `(len(draws), *shape)`."""
 
 
-def source(seed: int | None, device: torch.device, dtype: torch.dtype) -> Source:
+def source(
+    seed: int | None, device: torch.device, dtype: torch.dtype, antithetic: bool = False
+) -> Source:
     """Make a source of standard normal noise in float32, or in float64 where dtype is float64.
 
     Args:
@@ -27,8 +29,12 @@ def source(seed: int | None, device: torch.device, dtype: torch.dtype) -> Source
             batch size.
         device: Where the noise is made.
         dtype: The input's.
+        antithetic: Whether draws come in pairs: draw 2k + 1 is the negative of draw 2k.
     """
     precision = torch.float64 if dtype == torch.float64 else torch.float32
+    if antithetic:
+        # A secret seed lets a batch that begins within a pair make its first half again.
+        return _paired(_seeded(secrets.randbits(128) if seed is None else seed, device, precision))
     if seed is None:
         return _fresh(device, precision)
     return _seeded(seed, device, precision)
@@ -70,6 +76,18 @@ def _seeded(seed: int, device: torch.device, dtype: torch.dtype) -> Source:
 
     def draw(tile: int, draws: range, shape: tuple[int, ...]) -> Tensor:
         return torch.stack([one(tile, index, shape) for index in draws])
+
+    return draw
+
+
+def _paired(single: Source) -> Source:
+    """Make draw 2k + 1 the negative of draw 2k; single must be a function of tile and draw."""
+
+    def draw(tile: int, draws: range, shape: tuple[int, ...]) -> Tensor:
+        skipped = draws.start % 2
+        halves = single(tile, range(draws.start - skipped, draws.stop, 2), shape)
+        pairs = torch.stack([halves, -halves], dim=1).flatten(0, 1)
+        return pairs[skipped : skipped + len(draws)]
 
     return draw
 

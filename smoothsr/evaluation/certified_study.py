@@ -19,7 +19,7 @@ from smoothsr import __version__, metrics
 from smoothsr.certificates import storage
 from smoothsr.certificates.certificate import Certificate
 from smoothsr.certificates.options import Norm
-from smoothsr.evaluation.records import Image, Record, Row, Setting
+from smoothsr.evaluation.records import Image, Record, Row, Setting, statistic
 from smoothsr.files.digests import digest
 
 __all__ = ["CLEAN", "CertifiedStudy", "Predictor"]
@@ -49,6 +49,7 @@ class CertifiedStudy:
         agg: "median", or "mean", whose certificates hold a spectrum.
         predictor: Of what the certified PSNR speaks.
         precision: Named in the files, since certificates depend on it; autocast is the caller's.
+        antithetic: Of SmoothedSR.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -66,6 +67,7 @@ class CertifiedStudy:
     agg: str = "median"
     predictor: Predictor = "ideal"
     precision: str = "float32"
+    antithetic: bool | None = None
 
     @property
     def cells(self) -> int:
@@ -87,7 +89,7 @@ class CertifiedStudy:
         for name, setting in product(self.models, self.settings):
             file = self._file(image, name, setting)
             if not _is_whole(file):
-                smoothed = setting.smoothed(self.models[name], self.agg)
+                smoothed = setting.smoothed(self.models[name], self.agg, self.antithetic)
                 certificate = smoothed.certify(
                     image.lr, n=self.n_cert, alpha=self.share, levels=self.levels
                 )
@@ -130,7 +132,8 @@ class CertifiedStudy:
 
     def _file(self, image: Image, name: str, setting: Setting) -> Path:
         what = [__version__, self.digests[name], digest([image.lr]), *setting.stored]
-        what += [self.agg, self.n_cert, self.share, self.levels, self.precision]
+        what += [statistic(self.agg, self.antithetic), self.n_cert, self.share, self.levels]
+        what += [self.precision]
         key = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
         return self.folder / f"{image.name}_{key}.npz"
 

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
-from smoothsr.smoothing import SmoothedSR
+from smoothsr.smoothing import SmoothedSR, settled_draws
 
-__all__ = ["Image", "Record", "Row", "Setting"]
+__all__ = ["Image", "Record", "Row", "Setting", "statistic"]
 
 
 class Image(NamedTuple):
@@ -45,21 +45,32 @@ class Setting(NamedTuple):
         """The numbers as part files are named by, which must find those of earlier runs."""
         return [self.sigma, self.n, self.tile or 0, self.halo]
 
-    def apply(self, network: nn.Module, agg: str) -> nn.Module:
+    def apply(self, network: nn.Module, agg: str, antithetic: bool | None) -> nn.Module:
         """Return the network itself where sigma is 0, else a SmoothedSR of it.
 
         Raises:
-            ValueError: If a number is out of its range.
+            ValueError: If an option is out of its range.
         """
-        return self.smoothed(network, agg) if self.sigma else network
+        return self.smoothed(network, agg, antithetic) if self.sigma else network
 
-    def smoothed(self, network: nn.Module, agg: str) -> SmoothedSR:
+    def smoothed(self, network: nn.Module, agg: str, antithetic: bool | None) -> SmoothedSR:
         """Return a SmoothedSR of the network.
 
         Raises:
-            ValueError: If a number is out of its range, as sigma 0 is.
+            ValueError: If an option is out of its range, as sigma 0 is.
         """
-        return SmoothedSR(network, self.sigma, self.n, agg, tile=self.tile, halo=self.halo)
+        cut: dict[str, Any] = {"tile": self.tile, "halo": self.halo}
+        return SmoothedSR(network, self.sigma, self.n, agg, antithetic=antithetic, **cut)
+
+
+def statistic(agg: str, antithetic: bool | None) -> str:
+    """Name the statistic of draws, for tables and for part files.
+
+    Example:
+        >>> statistic("mean", None), statistic("mean", False), statistic("median", None)
+        ('mean in pairs', 'mean', 'median')
+    """
+    return f"{agg} in pairs" if settled_draws(1, agg, antithetic)[1] else agg
 
 
 class Row(NamedTuple):

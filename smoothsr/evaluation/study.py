@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from smoothsr import __version__, metrics
 from smoothsr.attacks.views import seed_of, serve
 from smoothsr.evaluation.conditions import Condition
-from smoothsr.evaluation.records import Image, Record, Row, Setting
+from smoothsr.evaluation.records import Image, Record, Row, Setting, statistic
 from smoothsr.files.atomic import replacing
 from smoothsr.files.digests import digest, fingerprint
 
@@ -47,6 +47,7 @@ class Study:
         seed: Of attacks, degradations and serving noise; together with the image's name.
         lpips_weights: File for `metrics.lpips`.
         precision: Named in the part files, since scores depend on it; autocast is the caller's.
+        antithetic: Of SmoothedSR.
 
     Raises:
         ValueError: If a metric is unknown, or a number of a setting is out of its range.
@@ -61,6 +62,7 @@ class Study:
     seed: int = 0
     lpips_weights: Path | None = None
     precision: str = "float32"
+    antithetic: bool | None = None
 
     def __post_init__(self) -> None:
         """Refuse at once what would otherwise fail for every image."""
@@ -68,7 +70,7 @@ class Study:
             raise ValueError(f"unknown metric {unknown[0]!r}: use {', '.join(METRICS)}")
         for network in self.models.values():
             for setting in self.settings:
-                setting.apply(network, self.agg)
+                setting.apply(network, self.agg, self.antithetic)
 
     @property
     def cells(self) -> int:
@@ -92,7 +94,7 @@ class Study:
             for setting in self.settings:
                 key = self._key(name, setting, condition, image)
                 if missing := self._missing(found.get(key, {})):
-                    model = setting.apply(self.models[name], self.agg)
+                    model = setting.apply(self.models[name], self.agg, self.antithetic)
                     # An attack that knows no smoother is the same for every setting.
                     if attacked is None or condition.adaptive:
                         attacked = condition.apply(image.lr, image.hr, model, seed)
@@ -134,7 +136,7 @@ class Study:
         return {name: fingerprint(network) for name, network in self.models.items()}
 
     def _key(self, name: str, setting: Setting, condition: Condition, image: Image) -> str:
-        how = [self.agg, *setting.stored] if setting.sigma else []
+        how = [statistic(self.agg, self.antithetic), *setting.stored] if setting.sigma else []
         where = [self.precision, image.lr.device.type]
         return json.dumps(
             [__version__, self._digests[name][:16], how, condition.text, self.seed, *where]

@@ -58,7 +58,8 @@ def deviations(certificate: Certificate) -> list[Deviation]:
 
 def text(certificate: Certificate, found: Sequence[Deviation]) -> str:
     """Say it: first in one sentence, then as a table, then under which conditions."""
-    return "\n".join([_sentence(certificate, found), "", *_table(certificate, found)])
+    mean = certificate.as_mean()
+    return "\n".join([_sentence(mean, found), "", *_table(mean, found)])
 
 
 def _sentence(certificate: Certificate, found: Sequence[Deviation]) -> str:
@@ -80,7 +81,7 @@ def _sentence(certificate: Certificate, found: Sequence[Deviation]) -> str:
 def _table(certificate: Certificate, found: Sequence[Deviation]) -> list[str]:
     heads = ["change of the file", "output moves by", "PSNR, ideal"]
     served = found[0].psnr_served is not None
-    heads += [f"PSNR, {certificate.n_serve} draws"] if served else []
+    heads += [f"PSNR, {_draws(certificate)}"] if served else []
     rows = [heads, *(_cells(row) for row in found)]
     widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
     lines = [
@@ -93,6 +94,10 @@ def _table(certificate: Certificate, found: Sequence[Deviation]) -> list[str]:
     return [*lines, *_conditions(certificate, served)]
 
 
+def _draws(certificate: Certificate) -> str:
+    return f"{certificate.n_serve} draws{' in pairs' if certificate.antithetic else ''}"
+
+
 def _conditions(certificate: Certificate, served: bool) -> list[str]:
     """Under which conditions it holds, and what the columns are."""
     sigma = sigma_text(certificate.sigma)
@@ -103,7 +108,7 @@ def _conditions(certificate: Certificate, served: bool) -> list[str]:
         "  output moves by: at most, root mean square over all values of the ideal mean (of "
         "infinitely many draws)",
         "  PSNR: of the output in 8 bits to that ideal mean without the change"
-        + ("; of few draws: of the expected error" if served else ""),
+        + (f"; of {_draws(certificate)}: of the expected error" if served else ""),
     ]
 
 

@@ -10,9 +10,10 @@ from scipy.special import bdtrc, ndtr
 from torch import nn
 
 from smoothsr import Certificate, SmoothedSR
-from smoothsr.certificates import storage
+from smoothsr.certificates import spectral_error, storage
 from smoothsr.certificates.certificate import FORMAT
 from smoothsr.certificates.evidence import pilot_count
+from smoothsr.smoothing import variant
 
 SIGMA, TILED = 0.05, {"tile": 2, "halo": 1}
 ALPHA = 0.1  # so large that violations would show
@@ -113,9 +114,9 @@ def test_psnr_to_any_reference_is_never_above_the_truth(net):
 def test_served_error_holds_on_average():
     net, lr, radius = LinearSR(channels=1), gentle(3, side=8), 0.4 * SIGMA
     exact = truth(net, (1, 1, 8, 8), **TILED)
-    found = certify(net, lr, n=300)
+    served, ideal = smoother(net, antithetic=False), (exact.jacobian @ lr.double().flatten())
+    found = served.certify(lr, n=300, alpha=ALPHA)
     direction = torch.linalg.svd(exact.jacobian).Vh[0].view(lr.shape).float()
-    served, ideal = smoother(net), (exact.jacobian @ lr.double().flatten())
     clean = ideal.view_as(exact.constant) + exact.constant
     outputs = [(served(lr + radius * direction) * 255).round() / 255 for _ in range(60)]
     error = np.mean([(output - clean).square().mean().item() for output in outputs])
@@ -123,6 +124,77 @@ def test_served_error_holds_on_average():
     assert found.psnr(radius, predictor="served") >= -10 * math.log10(error) - 12
     fewer = Certificate(**{**vars(found), "n_serve": 3})
     assert fewer.psnr(radius, predictor="served") < found.psnr(radius, predictor="served")
+
+
+class Even(nn.Module):
+    """Six times each value's distance from .5, so that both of a pair's outputs are the same."""
+
+    def forward(self, x):
+        return 6 * (x - 0.5).abs()
+
+
+EVEN = SmoothedSR(Even().eval(), SIGMA, agg="mean", tile=8, halo=0, batch_size=500)
+EVEN_AT = torch.full((1, 1, 16, 16), 0.5)
+
+
+@pytest.fixture(scope="module", params=[0.0, 0.2 / 255], ids=["clean", "attacked"])
+def even(request):
+    """An attack's radius, and certificates of what is attacked: there, but not here, Even is
+    even.
+    """
+    lr, radius = EVEN_AT - request.param, request.param
+    options = {"n": 500, "alpha": ALPHA, "kind": "spectral"}
+    return radius, [EVEN.certify(lr, void_guarantee_seed=-seed, **options) for seed in range(1, 21)]
+
+
+def paired_claims_hold(even, n, serves=80):
+    """Of the expected error of a mean in pairs that bring nothing, measured on many of them."""
+    radius, certificates = even
+    ideal = 6 * SIGMA * math.sqrt(2 / math.pi)  # in which the clamp at 1 is less than .0002
+    outputs = [variant(EVEN, n=n, seed=seed)(EVEN_AT) for seed in range(serves)]
+    outputs = torch.cat(outputs).double().mul(255).round() / 255
+    reference = torch.full_like(EVEN_AT, ideal).mul(255).round() / 255 if radius else None
+    error = (outputs - (reference if radius else ideal)).square().mean().item()
+    claims = [
+        Certificate(**{**vars(one), "n_serve": n}).psnr(radius, reference, norm="linf")
+        for one in certificates
+    ]
+    errors = [10 ** (-claim / 10) for claim in claims]
+    assert np.mean(errors) < (2 if radius else 1.3) * error  # else it would be no news
+    return sum(one < error for one in errors) <= allowed(len(errors))
+
+
+@pytest.mark.parametrize("n", [2, 3, 6])
+def test_served_claims_hold_where_pairs_bring_nothing(even, n, monkeypatch):
+    assert paired_claims_hold(even, n)
+    monkeypatch.setattr(spectral_error, "independent_draws", lambda n, _: n)
+    if not even[0]:  # under attack the ideal mean's own error hides so much
+        assert not paired_claims_hold(even, n)
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6, 7, 21, 100])
+def test_pairs_count_by_the_squares_of_their_weights(n):
+    weights = [2 / n] * (n // 2) + [1 / n] * (n % 2)
+    assert sum(weights) == pytest.approx(1)
+    expected = 1 / sum(weight**2 for weight in weights)
+    assert spectral_error.independent_draws(n, True) == pytest.approx(expected)
+    assert spectral_error.independent_draws(n, False) == n
+
+
+def test_a_pair_counts_as_one_draw(both):
+    """Six draws in pairs have the claim of three that are independent, and the ideal has not
+    changed.
+    """
+    assert both.antithetic
+    pairs, apart = (
+        Certificate(**{**vars(both), "n_serve": n, "antithetic": antithetic})
+        for n, antithetic in ((6, True), (3, False))
+    )
+    assert pairs.psnr(0.02) == apart.psnr(0.02)
+    assert pairs.psnr(0.02, predictor="ideal") == apart.psnr(0.02, predictor="ideal")
+    assert "n_serve=6 in pairs, n_cert" in repr(pairs)
+    assert "n_serve=3, n_cert" in repr(apart)
+    assert [one.summary()["antithetic"] for one in (pairs, apart)] == [True, False]
 
 
 def test_the_better_of_both_bounds_is_taken(both):
@@ -162,6 +234,9 @@ def test_a_median_certificate_speaks_of_the_mean_too():
     median = SmoothedSR(net, SIGMA, 21, **TILED).certify(lr, n=200, alpha=ALPHA, kind="both")
     mean = median.as_mean()
     assert (median.agg, mean.agg) == ("median", "mean")
+    assert (median.antithetic, mean.antithetic) == (False, True)  # as means are served
+    apart = Certificate(**{**vars(mean), "antithetic": False})
+    assert not apart.as_mean().antithetic
     assert mean.deviation(0.02) == median.deviation(0.02)
     assert mean.psnr_predictors == ["served", "ideal"]
     assert mean.predictors == ["ideal"]
@@ -221,6 +296,7 @@ def test_a_fixed_seed_leaves_claims_of_the_ideal_mean():
 def test_certificates_come_back_from_their_files(both, tmp_path):
     both.save(tmp_path / "a.npz")
     back = Certificate.load(tmp_path / "a.npz")
+    assert back.antithetic is True
     assert back.spectrum == both.spectrum
     assert np.array_equal(back.mean, both.mean)
     assert back.deviation(0.02, "linf") == both.deviation(0.02, "linf")
@@ -229,7 +305,7 @@ def test_certificates_come_back_from_their_files(both, tmp_path):
 
 def test_certificates_of_the_old_format_are_refused_in_one_line(both, tmp_path):
     storage.write(tmp_path / "old.npz", FORMAT - 1, {}, {"sr_bytes": both.sr_bytes})
-    with pytest.raises(ValueError, match="format version 1, this program reads 2: certify again"):
+    with pytest.raises(ValueError, match="format version 2, this program reads 3: certify again"):
         Certificate.load(tmp_path / "old.npz")
 
 

@@ -208,7 +208,8 @@ BAD_OPTIONS = [
         "pgd:4/255:steps=0.5", "", "+", "none+pgd:1/255",
     )),
     *(["upscale", "PHOTO", "-o", "OUT", *rest] for rest in (
-        ["--agg", "p0"], ["--agg", "p101"], ["--agg", "px"], ["-n", "2"], ["--seed", "x"],
+        ["--agg", "p0"], ["--agg", "p101"], ["--agg", "px"], ["-n", "2"],
+        ["--antithetic"], ["--seed", "x"],
         ["-m", "builtin2"], ["-m", ""], ["-m", "torchsr:nothing"],
     )),
     ["upscale"], ["certify"], ["nothing"], [],

@@ -162,6 +162,28 @@ def test_mean_has_ideal_claims_only(photo, tmp_path, capsys):
     assert "served" not in printed
 
 
+@pytest.mark.parametrize(
+    ("options", "words", "n", "antithetic"),
+    [
+        ([], "-n 6 --agg mean --antithetic", 6, True),
+        (["--no-antithetic"], "-n 21 --agg mean --no-antithetic", 21, False),
+        (["-n", "7"], "-n 7 --agg mean --antithetic", 7, True),
+    ],
+)
+def test_means_are_drawn_in_pairs_and_that_is_said(
+    options, words, n, antithetic, photo, tmp_path, capsys
+):
+    given = ["-o", str(tmp_path / "out"), "--agg", "mean", *options]
+    assert main(["certify", str(photo), *QUICK, *given]) == 0
+    printed = capsys.readouterr().out
+    assert f"{words} --tile 4" in printed
+    assert f"PSNR, {n} draws{' in pairs' if antithetic else ''}\n" in printed
+    record = json.loads((tmp_path / "out" / f"{photo.stem}.json").read_text())["certificate"]
+    assert (record["n_serve"], record["antithetic"]) == (n, antithetic)
+    assert main(["upscale", str(photo), *given]) == 0
+    assert words in capsys.readouterr().out
+
+
 def test_upscale_gives_the_certified_predictor(photo, tmp_path):
     """With noise that hardly moves an output both commands must write the same image; another tile
     shows.

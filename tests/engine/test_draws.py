@@ -24,8 +24,8 @@ def image(height: int, width: int, channels: int = 3) -> Tensor:
     return torch.rand(1, channels, height, width, generator=torch.Generator().manual_seed(0))
 
 
-def sampler(lr, tiles, seed, batch, f=f, sigma=SIGMA) -> draws.Sampler:
-    return draws.Sampler(f, lr, tiles, sigma, seed, Batching(batch, batch is None))
+def sampler(lr, tiles, seed, batch, f=f, sigma=SIGMA, antithetic=False) -> draws.Sampler:
+    return draws.Sampler(f, lr, tiles, sigma, seed, Batching(batch, batch is None), antithetic)
 
 
 def ranks_of(source: draws.Sampler, n: int, ranks: list[int], **options) -> np.ndarray:
@@ -34,10 +34,12 @@ def ranks_of(source: draws.Sampler, n: int, ranks: list[int], **options) -> np.n
     return observer.result
 
 
-def stack(lr: Tensor, tile: int | None, halo: int, n: int, seed: int) -> Tensor:
+def stack(
+    lr: Tensor, tile: int | None, halo: int, n: int, seed: int, antithetic: bool = False
+) -> Tensor:
     """All n outputs (n,C,2h,2w), by numpy's padding and one pass for each tile."""
     result = torch.empty(n, lr.shape[1], 2 * lr.shape[2], 2 * lr.shape[3])
-    source = noise.source(seed, lr.device, lr.dtype)
+    source = noise.source(seed, lr.device, lr.dtype, antithetic)
     for index, (rows, columns) in enumerate(grid(*lr.shape[2:], tile, halo)):
         real = lr[..., rows.first : rows.last, columns.first : columns.last]
         noisy = (real + SIGMA * source(index, range(n), (*real.shape[1:],))).numpy()
@@ -77,6 +79,9 @@ def test_smooth_and_quantiles_are_those_of_the_stack(height, width, tile, halo):
         assert torch.allclose(found, expected.sort(0).values[rank - 1 : rank], atol=1e-6)
     mean = draws.smooth(sampler(lr, tiles, 3, 3), n, None)
     assert torch.allclose(mean, expected.mean(0, keepdim=True), atol=1e-6)
+    paired = draws.smooth(sampler(lr, tiles, 3, 3, antithetic=True), n, None)
+    opposite = stack(lr, tile, halo, n, 3, antithetic=True).mean(0, keepdim=True)
+    assert torch.allclose(paired, opposite, atol=1e-6)
     found = ranks_of(sampler(lr, tiles, 3, None), n, [7, 2])
     assert (found == expected.mul(255).round().byte().sort(0).values[[6, 1]].numpy()).all()
 

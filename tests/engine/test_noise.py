@@ -76,6 +76,34 @@ def test_fresh_noise_is_new_each_time():
     assert len({one.numpy().tobytes() for batch in draws for one in batch}) == 6
 
 
+@pytest.mark.parametrize("seed", [None, 0, -7])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_pairs_are_opposite_whatever_batches_cut_them(seed, dtype):
+    paired = source(seed, CPU, dtype, antithetic=True)
+    whole = paired(2, range(9), SHAPE)
+    assert (whole.dtype, whole.shape) == (dtype, (9, *SHAPE))
+    assert torch.equal(whole[1::2], -whole[:8:2])
+    assert len({one.abs().numpy().tobytes() for one in whole}) == 5
+    for size in (1, 2, 3, 4, 5):
+        starts = [*range(0, 9, size)]
+        parts = {start: paired(2, range(9)[start : start + size], SHAPE) for start in starts[::-1]}
+        assert torch.equal(torch.cat([parts[start] for start in starts]), whole)
+    assert not torch.equal(paired(3, range(9), SHAPE), whole)
+
+
+def test_pairs_are_standard_normal_and_independent_of_each_other():
+    halves = source(None, CPU, torch.float64, antithetic=True)(0, range(400), (100,))[::2].numpy()
+    assert stats.kstest(halves.ravel(), "norm").pvalue > 1e-6
+    for axis in (0, 1):
+        sums = halves.sum(axis) / np.sqrt(halves.shape[axis])
+        assert abs(sums.var() - 1) < 6 * np.sqrt(2 / len(sums))
+
+
+def test_fresh_pairs_are_new_for_each_source():
+    first, second = (source(None, CPU, torch.float32, True)(0, range(2), SHAPE) for _ in range(2))
+    assert not torch.equal(first, second)
+
+
 @pytest.mark.parametrize("seed", [None, 5])
 def test_global_random_states_are_neither_read_nor_changed(seed):
     def states():

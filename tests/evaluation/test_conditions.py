@@ -188,12 +188,11 @@ def test_views_are_what_they_say():
     seen = views(smoothed, lr, 8, 0)
     assert list(seen) == ["bare", "served", "mean", "draw"]
     assert torch.equal(seen["bare"](lr), smoothed.model(lr))
+    options = {"tile": 4, "halo": 1, "antithetic": False}
     for way, n, agg in (("served", 5, "p30"), ("mean", 8, "mean"), ("draw", 1, "median")):
+        seeds = [seed_of(0, "attacker") + i for i in range(5)]
         expected = [
-            smoother(smoothed.model, n=n, agg=agg, tile=4, halo=1, seed=seed_of(0, "attacker") + i)(
-                lr
-            )
-            for i in range(5)
+            smoother(smoothed.model, n=n, agg=agg, seed=seed, **options)(lr) for seed in seeds
         ]
         output = seen[way](lr)
         assert min((output - one).abs().max() for one in expected) < 1e-5, way

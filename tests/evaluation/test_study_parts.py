@@ -10,6 +10,7 @@ from study_fixtures import BARE, SMOOTHED, network
 from torch import nn
 
 from smoothsr import __version__, metrics
+from smoothsr.evaluation.certified_study import CertifiedStudy
 from smoothsr.evaluation.conditions import parse
 from smoothsr.evaluation.records import Setting
 from smoothsr.evaluation.study import Study
@@ -132,6 +133,29 @@ def test_scores_of_other_options_are_not_mistaken_for_these(study, image, option
     assert len(outputs) == 2
     study.measure(image)
     assert len(outputs) == 2
+
+
+def test_means_in_pairs_are_not_mistaken_for_others(study, image, tmp_path):
+    paired = replace(study, settings=[SMOOTHED], agg="mean")
+    apart = replace(paired, antithetic=False)
+    paired.measure(image)
+    assert apart.records(image) is None
+    apart.measure(image)
+    pairs, others = (one.records(image)[0].scores for one in (paired, apart))
+    assert pairs != others
+    made = [
+        CertifiedStudy(
+            tmp_path,
+            study.models,
+            {"net": "0" * 64},
+            [SMOOTHED],
+            [0.01],
+            agg="mean",
+            antithetic=antithetic,
+        )._file(image, "net", SMOOTHED)
+        for antithetic in (None, True, False)
+    ]
+    assert made[0] == made[1] != made[2]
 
 
 def test_an_interrupted_measurement_goes_on_where_it_was(study, image, tmp_path, monkeypatch):
