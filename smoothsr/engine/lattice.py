@@ -1,4 +1,4 @@
-"""Sound arithmetic: noise on a lattice, so that a guarantee in real numbers is one in floating point.
+"""Sound arithmetic: noise on a lattice, so that a guarantee in real numbers holds for floats too.
 
 A sum x + G that is rounded to floating point has low bits that tell something about x, which no
 Gaussian would: a network could read them, and its certificate would be wrong. Here x is a whole
