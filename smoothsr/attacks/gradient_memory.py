@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor
 
-from smoothsr.engine.batching import FIXED, Batching
+from smoothsr.engine.batching import Batching
 from smoothsr.engine.tiles import grid
 from smoothsr.smoothing import SmoothedSR, variant
 
@@ -48,13 +48,12 @@ def within_memory(smoothed: SmoothedSR, lr: Tensor, bytes_per_pixel: float) -> S
     bytes.
 
     Else return one of the same weights and options that recomputes its draws in the backward pass,
-    so few at a time that these keep no more, or one by one.
+    no more at a time than keep as much, or one by one.
     """
     count, pixels = patches(smoothed, lr)
     if smoothed.n * count * pixels * bytes_per_pixel <= LIMIT:
         return smoothed
-    most = smoothed.batching.batch_size or FIXED
-    size = max(1, min(most, math.floor(LIMIT / (pixels * bytes_per_pixel))))
-    return variant(
-        smoothed, recompute=True, batching=Batching(size, smoothed.batching.convolutional)
-    )
+    known = smoothed.batching
+    most = max(1, math.floor(LIMIT / (pixels * bytes_per_pixel)))
+    batching = Batching(known.batch_size, known.convolutional, most)
+    return variant(smoothed, recompute=True, batching=batching)

@@ -2,7 +2,7 @@
 ones.
 
 Larger batches are not always faster (caches), and channels_last makes most convolutional networks
-faster but not all. So the first draws of each patch shape try both layouts, then ever larger
+faster but not all. So the first draws of each kind of patch try both layouts, then ever larger
 batches while that pays; nothing is computed only to be timed. Under
 `torch.use_deterministic_algorithms(True)` nothing is timed, so that a result does not depend on the
 clock.
@@ -11,21 +11,30 @@ clock.
 import math
 import time
 import warnings
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["Batching", "out_of_memory"]
+__all__ = ["Batching", "Kind", "out_of_memory"]
 
 GAIN = 0.97  # a batch twice as large must take less than this share of the time per draw
-FIXED = 8  # draws at once where nothing may be timed
+FIXED = 8  # draws at once where nothing may be timed,
+FIXED_PIXELS = 2**13  # or of small patches as many as have so many pixels
 PATIENCE = 3  # doublings without a gain, after which larger batches are not tried
 RENEW = 500  # batches after which plans are timed anew, since what else a machine does changes
 # Times that each plan is timed, the first including its kernels' preparation; no more, or its best
 # would be luck
 TRIALS = 3
+
+
+class Kind(NamedTuple):
+    """What the speed of a pass depends on, besides its batch."""
+
+    shape: tuple[int, ...]  # (C,h,w) of a patch
+    dtype: torch.dtype
+    device: torch.device
 
 
 class Plan(NamedTuple):
@@ -42,17 +51,21 @@ class Batching:
         batch_size: Draws in one forward pass; None finds it out. Out of memory halves it, with a
             warning.
         convolutional: Whether channels_last is worth trying.
+        most: The most draws that fit into memory at once, where that is known.
     """
 
-    def __init__(self, batch_size: int | None, convolutional: bool) -> None:
-        self.batch_size = batch_size
+    def __init__(
+        self, batch_size: int | None, convolutional: bool, most: int | None = None
+    ) -> None:
+        self.batch_size = min(batch_size, most) if batch_size and most else batch_size
         self.convolutional = convolutional
-        self._seconds: dict[Hashable, dict[Plan, list[float]]] = {}
+        self.most = most
+        self._seconds: dict[tuple[Kind, bool], dict[Plan, list[float]]] = {}
         self._batches = 0
 
     def run(
         self,
-        kind: Hashable,
+        kind: Kind,
         draws: range,
         make: Callable[[range], Tensor],
         f: Callable[[Tensor], Tensor],
@@ -60,7 +73,7 @@ class Batching:
         """Run the first few of the draws still to do.
 
         Args:
-            kind: What the speed depends on: the patch's shape, dtype and device.
+            kind: Of the patches.
             draws: Indices of the draws still to do.
             make: Makes the noisy patches (b,C,h,w) of a range of draws.
             f: The base predictor.
@@ -73,7 +86,7 @@ class Batching:
             self._seconds.clear()
         tried = self._seconds.setdefault((kind, torch.is_grad_enabled()), {})
         while True:
-            plan = self._plan(tried, len(draws))
+            plan = self._plan(kind, tried, len(draws))
             try:
                 batch = make(draws[: plan.size])
                 if plan.channels_last:
@@ -88,9 +101,9 @@ class Batching:
                 times.append((_clock(batch.device) - start) / plan.size)
             return outputs
 
-    def _plan(self, tried: dict[Plan, list[float]], remaining: int) -> Plan:
+    def _plan(self, kind: Kind, tried: dict[Plan, list[float]], remaining: int) -> Plan:
         if torch.are_deterministic_algorithms_enabled():
-            return self._untimed(tried)
+            return self._untimed(kind, tried)
         for plan in self._candidates(tried):
             if plan.size <= remaining and len(tried.get(plan, ())) < TRIALS:
                 return plan
@@ -118,7 +131,7 @@ class Batching:
             return layouts
         plans = [min(layouts, key=lambda plan: min(tried[plan]))]
         best, since = min(tried[plans[0]]), 0
-        while since < PATIENCE:
+        while since < PATIENCE and 2 * plans[-1].size <= (self.most or math.inf):
             plans.append(plans[-1]._replace(size=2 * plans[-1].size))
             times = tried.get(plans[-1], ())
             if len(times) < TRIALS or math.inf in times:
@@ -127,11 +140,12 @@ class Batching:
             best = min(best, *times)
         return plans
 
-    def _untimed(self, tried: dict[Plan, list[float]]) -> Plan:
+    def _untimed(self, kind: Kind, tried: dict[Plan, list[float]]) -> Plan:
         """The first plan that nothing forbids: channels_last if it may help, and ever smaller
         batches.
         """
-        size = self.batch_size or FIXED
+        usual = max(FIXED, FIXED_PIXELS // math.prod(kind.shape[1:]))
+        size = self.batch_size or min(usual, self.most or usual)
         while True:
             for plan in [Plan(True, size), Plan(False, size)][not self.convolutional :]:
                 if math.inf not in tried.get(plan, ()):

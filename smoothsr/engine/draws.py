@@ -1,21 +1,23 @@
 """The engine: draws of a base predictor under Gaussian noise, tile by tile.
 
 For each tile, noise goes on the patch's real pixels, the noisy patch is completed by reflection,
-the predictor runs on batches of such patches, and the outputs are cropped to the tile. What happens
-to a tile's draws is up to who asks: `smooth` keeps one statistic of few draws, `observe` shows many
-draws to observers such as `quantiles.Quantiles` and `moments.Moments`.
+the predictor runs on batches of such patches, of one tile or of several, and the outputs are
+cropped to their tiles. What happens to a tile's draws is up to who asks: `smooth` keeps one
+statistic of few draws, `observe` shows many draws to observers such as `quantiles.Quantiles` and
+`moments.Moments`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from functools import reduce
-from itertools import chain
+from functools import partial, reduce
+from itertools import chain, groupby
+from operator import itemgetter
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from smoothsr.engine import noise
-from smoothsr.engine.batching import Batching
+from smoothsr.engine.batching import Batching, Kind
 from smoothsr.engine.order_statistics import order_statistics
 from smoothsr.engine.tiles import Span, Tile
 
@@ -50,37 +52,46 @@ class Sampler:
         self.f, self.lr, self.tiles, self.sigma, self.batching = f, lr, tiles, sigma, batching
         self.source = noise.source(seed, lr.device, lr.dtype)
 
-    def draws(self, index: int, n: int) -> Iterator[Tensor]:
-        """Yield n outputs of one tile in batches (b,C,H,W), cropped to the tile.
+    def draws(self, n: int) -> Iterator[tuple[int, Tensor]]:
+        """Yield n outputs of every tile, tile by tile, as (the tile's place in the grid, some
+        outputs (b,C,H,W) cropped to it).
 
-        Args:
-            index: The tile's place in the grid, which its noise depends on.
-            n: How many draws.
+        The patches of a grid are all alike, so a batch that the network runs goes on with the next
+        tile's draws where those of one end.
 
         Raises:
             ValueError: If f's output is no integer multiple of its input's size.
         """
+        done, total = 0, n * len(self.tiles)
+        while done < total:
+            rows, columns = self.tiles[0]
+            sides = (len(rows.gather), len(columns.gather))
+            kind = Kind((self.lr.shape[1], *sides), self.lr.dtype, self.lr.device)
+            make = partial(self._noisy, n)
+            outputs = self.batching.run(kind, range(done, total), make, self.f)
+            parts = [*by_tile(range(done, done + len(outputs)), n)]
+            done += len(outputs)
+            scale = ratio(sides, (*outputs.shape[-2:],))
+            sizes = [len(draws) for _, draws in parts]
+            for (index, _), part in zip(parts, outputs.split(sizes), strict=True):
+                down, across = (output_slice(s, scale, s.offset) for s in self.tiles[index])
+                yield index, part[..., down, across]
+
+    def _noisy(self, n: int, positions: range) -> Tensor:
+        """Make the noisy patches (b,C,h,w) of some places in the sequence of n draws a tile."""
+        return torch.cat([self._noisy_of(*part) for part in by_tile(positions, n)])
+
+    def _noisy_of(self, index: int, draws: range) -> Tensor:
+        """Make noisy patches of one tile, whose noise depends on its place in the grid."""
         rows, columns = tile = self.tiles[index]
         patch = self.lr[..., rows.first : rows.last, columns.first : columns.last]
-        picks = [torch.tensor(span.gather, device=self.lr.device) for span in tile]
-
-        def noisy(draws: range) -> Tensor:
-            # The sum is made in float32 or better; what a network of lower precision makes of it
-            # is part of the predictor.
-            batch = patch + self.sigma * self.source(index, draws, (*patch.shape[1:],))
-            if tile.padded:
-                batch = batch[:, :, picks[0][:, None], picks[1]]
-            return batch.to(self.lr.dtype)
-
-        shape = (self.lr.shape[1], len(rows.gather), len(columns.gather))
-        kind = (shape, self.lr.dtype, self.lr.device)
-        done = 0
-        while done < n:
-            outputs = self.batching.run(kind, range(done, n), noisy, self.f)
-            done += len(outputs)
-            scale = ratio((*shape[1:],), (*outputs.shape[-2:],))
-            down, across = (output_slice(span, scale, span.offset) for span in tile)
-            yield outputs[..., down, across]
+        # The sum is made in float32 or better; what a network of lower precision makes of it is
+        # part of the predictor.
+        noisy = patch + self.sigma * self.source(index, draws, (*patch.shape[1:],))
+        if tile.padded:
+            down, across = (torch.tensor(span.gather, device=noisy.device) for span in tile)
+            noisy = noisy[:, :, down[:, None], across]
+        return noisy.to(self.lr.dtype)
 
 
 class Observer(Protocol):
@@ -108,8 +119,7 @@ def smooth(sampler: Sampler, n: int, rank: int | None, progress: Progress | None
     tiles = sampler.tiles
     parts = list[Tensor]()
     result: Tensor | None = None
-    for index, tile in enumerate(tiles):
-        outputs = _counted(sampler.draws(index, n), index * n, len(tiles) * n, progress)
+    for tile, outputs in _tile_by_tile(sampler, n, progress):
         value = _mean(outputs, n) if rank is None else _ranked(outputs, n, rank)
         if value.requires_grad:
             parts.append(value)
@@ -122,15 +132,21 @@ def smooth(sampler: Sampler, n: int, rank: int | None, progress: Progress | None
     return _joined(parts, tiles) if result is None else result
 
 
-def _counted(
-    batches: Iterator[Tensor], before: int, total: int, progress: Progress | None
-) -> Iterator[Tensor]:
-    """Hand batches on, and tell how many draws of all there have been."""
-    for outputs in batches:
-        before += len(outputs)
-        if progress:
-            progress(before, total)
-        yield outputs
+def _tile_by_tile(
+    sampler: Sampler, n: int, progress: Progress | None
+) -> Iterator[tuple[Tile, Iterator[Tensor]]]:
+    """Yield each tile with its n outputs, which come in batches, and tell how far they are."""
+
+    def counted() -> Iterator[tuple[int, Tensor]]:
+        done = 0
+        for index, outputs in sampler.draws(n):
+            done += len(outputs)
+            if progress:
+                progress(done, len(sampler.tiles) * n)
+            yield index, outputs
+
+    for index, group in groupby(counted(), key=itemgetter(0)):
+        yield sampler.tiles[index], (outputs for _, outputs in group)
 
 
 def _mean(batches: Iterator[Tensor], n: int) -> Tensor:
@@ -177,13 +193,24 @@ def observe(
     """
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    for index, tile in enumerate(sampler.tiles):
-        outputs = _counted(sampler.draws(index, n), index * n, len(sampler.tiles) * n, progress)
+    for tile, outputs in _tile_by_tile(sampler, n, progress):
         for batch in outputs:
             for observer in observers:
                 observer.add(batch)
         for observer in observers:
             observer.finish(tile)
+
+
+def by_tile(positions: range, n: int) -> Iterator[tuple[int, range]]:
+    """Cut a run of places in the sequence of n draws a tile into (tile, which of its draws).
+
+    Example:
+        >>> [*by_tile(range(3, 8), 5)]
+        [(0, range(3, 5)), (1, range(0, 3))]
+    """
+    for index in range(positions.start // n, -(-positions.stop // n)):
+        first, last = positions.start - index * n, positions.stop - index * n
+        yield index, range(max(0, first), min(n, last))
 
 
 def ratio(lr: tuple[int, ...], sr: tuple[int, ...]) -> int:

@@ -8,7 +8,14 @@ from torch import Tensor, nn
 
 from smoothsr import SmoothedSR
 from smoothsr.engine import batching
-from smoothsr.engine.batching import Batching
+from smoothsr.engine.batching import Batching, Kind
+
+
+def kind(channels: int = 3, side: int = 64) -> Kind:
+    return Kind((channels, side, side), torch.float32, torch.device("cpu"))
+
+
+USUAL = kind()
 
 
 class Simulated:
@@ -47,7 +54,7 @@ class Simulated:
         self.runs.append((len(batch), last))
         return batch
 
-    def all(self, batches: Batching, n: int, kind: str = "shape") -> list[tuple[int, bool]]:
+    def all(self, batches: Batching, n: int, kind: Kind = USUAL) -> list[tuple[int, bool]]:
         """Run n draws, check that each came out once and in order, and return (size, channels_last)
         of the batches.
         """
@@ -139,20 +146,20 @@ def test_a_draw_is_never_made_twice_to_measure(simulate):
     assert sum(map(len, predictor.made)) == 4 * 21
 
 
-def test_each_shape_and_grad_mode_is_measured_for_itself(simulate):
+def test_each_kind_and_grad_mode_is_measured_for_itself(simulate):
     predictor, batches = (
         simulate(lambda size, last: size * (1 if last else 2)),
         Batching(None, True),
     )
-    first = predictor.all(batches, 21, "small")
+    first = predictor.all(batches, 21, kind(1))
     assert {last for _, last in first} == {False, True}  # both layouts are tried
-    predictor.all(batches, 21, "small")
-    assert {last for _, last in predictor.all(batches, 21, "small")} == {
+    predictor.all(batches, 21, kind(1))
+    assert {last for _, last in predictor.all(batches, 21, kind(1))} == {
         True
     }  # and the better one remembered
-    assert predictor.all(batches, 21, "large") == first
+    assert predictor.all(batches, 21, kind(2)) == first
     with torch.no_grad():
-        assert predictor.all(batches, 21, "small") == first
+        assert predictor.all(batches, 21, kind(1)) == first
 
 
 def test_channels_last_is_not_tried_without_convolutions(simulate):
@@ -184,7 +191,7 @@ def test_a_given_size_is_halved_with_one_warning(error, text, simulate):
         sizes = [size for size, _ in predictor.all(batches, 21)]
     assert len(caught) == 1
     assert sizes == [4, 4, 4, 4, 4, 1]
-    assert [size for size, _ in predictor.all(batches, 8, "another shape")] == [
+    assert [size for size, _ in predictor.all(batches, 8, kind(4))] == [
         4,
         4,
     ]  # no warning: they are errors here
@@ -246,7 +253,7 @@ def test_a_network_that_reshapes_with_view_keeps_its_layout():
     for size in (None, 3):
         batches, done = Batching(size, True), 0
         while done < 21:
-            outputs = batches.run("shape", range(done, 21), simulated.make, view)
+            outputs = batches.run(USUAL, range(done, 21), simulated.make, view)
             assert outputs[:, 2, 3, 3].tolist() == [*range(done, done + len(outputs))]
             done += len(outputs)
     assert runs.count(False) == 2  # once for each
@@ -272,6 +279,21 @@ def test_deterministic_mode_has_the_same_plan_every_time_whatever_the_clock_says
         predictor, batches = simulate(seconds), Batching(given, convolutional)
         for _ in range(batching.RENEW // 3 + 9):  # beyond the renewal of plans
             assert predictor.all(batches, 21) == expected
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize(("given", "most", "size"), [(None, None, 56), (None, 9, 9), (5, 9, 5)])
+def test_deterministic_mode_runs_more_of_small_patches_at_once(given, most, size, simulate):
+    predictor, batches = simulate(), Batching(given, False, most)
+    assert predictor.all(batches, 2 * size, kind(side=12)) == [(size, False)] * 2
+
+
+@pytest.mark.parametrize("given", [None, 8])
+def test_no_more_are_tried_at_once_than_fit(given, simulate):
+    predictor, batches = simulate(lambda size, _: 10 + size), Batching(given, True, most=5)
+    sizes = [size for _ in range(8) for size, _ in predictor.all(batches, 21)]
+    assert max(sizes) == 5 if given else max(sizes) == 4
+    assert batches.batch_size == (5 if given else None)
 
 
 @pytest.mark.usefixtures("deterministic")

@@ -106,6 +106,7 @@ def test_noise_goes_on_real_pixels_before_they_are_reflected():
     tiles = grid(6, 5, 4, 3)
     draws.smooth(sampler(lr, tiles, 0, 5, spy), 5, 3)
     assert [tile.padded for tile in tiles] == [True] * 4
+    assert len(seen) == 4
     for tile, patches in zip(tiles, seen, strict=True):
         for axis, span in zip((2, 3), tile, strict=True):
             # Positions that show the same real pixel show the same noise: with noise on the padded
@@ -137,10 +138,61 @@ def test_progress_counts_draws_over_all_tiles(run):
     rank = 5 if run is draws.smooth else [5]
     source = sampler(image(5, 5), grid(5, 5, 2, 1), None, 4)
     run(source, 9, rank, progress=lambda *c: calls.append(c))
-    assert [done for done, _ in calls] == [
-        tile * 9 + done for tile in range(9) for done in (4, 8, 9)
-    ]
+    # Batches of four, cut where a tile ends.
+    assert [done for done, _ in calls] == sorted({*range(4, 82, 4), *range(9, 82, 9)})
     assert {total for _, total in calls} == {81}
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 21])
+@pytest.mark.parametrize("batch", [1, 4, 64, None])
+def test_batches_go_on_with_the_next_tile_and_draws_come_in_order(n, batch):
+    """Each draw is what it is by itself, whatever it shares a batch with."""
+    lr, tiles, sizes = image(7, 5), grid(7, 5, 3, 2), []
+
+    def spy(patches):
+        sizes.append(len(patches))
+        return f(patches)
+
+    found = [*sampler(lr, tiles, 3, batch, spy).draws(n)]
+    order = [index for index, outputs in found for _ in outputs]
+    assert order == [index for index in range(len(tiles)) for _ in range(n)]
+    if batch:
+        assert sizes[:-1] == [batch] * (len(sizes) - 1)
+        assert len(sizes) == -(-n * len(tiles) // batch)
+    one_by_one = [outputs for _, outputs in sampler(lr, tiles, 3, 1).draws(n)]
+    flat = [output for _, outputs in found for output in outputs]
+    for first, second in zip(flat, one_by_one, strict=True):
+        torch.testing.assert_close(first[None], second)
+
+
+def test_no_two_batches_are_kept():
+    """Memory does not grow with the tiles, though a batch reaches over several of them."""
+    alive, most = set[int](), []
+
+    def watched(patches):
+        outputs = f(patches)
+        alive.add(len(most))
+        weakref.finalize(outputs.untyped_storage(), alive.remove, len(most))
+        most.append(len(alive))
+        return outputs
+
+    tiles = grid(16, 16, 2, 1)
+    draws.smooth(sampler(image(16, 16), tiles, 0, 10, watched), 3, 2)
+    assert len(most) == -(-len(tiles) * 3 // 10)
+    assert max(most) == 2  # one batch, and the one before it, while it is made
+
+
+@pytest.mark.parametrize("rank", [None, 2])
+@pytest.mark.parametrize("batch", [1, 4, 64])
+def test_gradients_flow_through_batches_that_tiles_share(rank, batch):
+    lr, tiles = image(7, 5).double().requires_grad_(), grid(7, 5, 3, 1)
+    weight = torch.linspace(-1, 1, 3 * 14 * 10, dtype=torch.float64).view(1, 3, 14, 10)
+    gradients = []
+    for size in (1, batch):
+        output = draws.smooth(sampler(lr, tiles, 3, size, sigma=0.01), 3, rank)
+        gradients += torch.autograd.grad((output * weight).sum(), lr)
+    torch.testing.assert_close(gradients[0], gradients[1])
+    assert gradients[0].abs().max() > 0
 
 
 def test_no_two_tiles_draws_are_ever_alive(monkeypatch):
