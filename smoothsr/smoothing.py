@@ -24,6 +24,7 @@ from smoothsr.certificates.spectral_error import attack
 from smoothsr.engine import draws
 from smoothsr.engine.batching import Batching
 from smoothsr.engine.independence import require_independence
+from smoothsr.engine.lattice import on_lattice
 from smoothsr.engine.moments import Moments
 from smoothsr.engine.noise import sigma_text
 from smoothsr.engine.tiles import grid
@@ -61,6 +62,10 @@ class SmoothedSR(Transparent):
         seed: Makes the noise of forward the same at every call, for reproducible serving;
             certificates of such a smoother speak of the ideal median only, since an attacker may
             know the noise.
+        lattice: Round the input to whole 8-bit steps, as a file holds them, and the noise to 1/256
+            of a step, so that sums are exact: the certificate then holds in floating point too, for
+            changes by whole steps (`smoothsr.engine.lattice`). Gradients pass as if nothing were
+            rounded.
         recompute: Run each batch of draws once more in the backward pass rather than keep all its
             activations until then: gradients take the memory of one batch, and up to a third more
             time.
@@ -90,6 +95,7 @@ class SmoothedSR(Transparent):
         batch_size: int | None = None,
         denoiser: nn.Module | None = None,
         seed: int | None = None,
+        lattice: bool = False,
         recompute: bool = False,
     ) -> None:
         if not isinstance(model, nn.Module):
@@ -114,7 +120,7 @@ class SmoothedSR(Transparent):
         super().__init__(model)
         self.sigma, self.n, self.agg = float(sigma), int(n), agg
         self.tile, self.halo, self.seed = None if tile is None else int(tile), int(halo), seed
-        self.recompute = recompute
+        self.lattice, self.recompute = lattice, recompute
         self.denoiser = denoiser
         self.training = model.training
         convolutional = any(
@@ -128,6 +134,7 @@ class SmoothedSR(Transparent):
             f"sigma={sigma_text(self.sigma)}, n={self.n}, agg={self.agg!r}, tile={self.tile}, "
             f"halo={self.halo}"
         )
+        options += ", lattice=True" if self.lattice else ""
         return options if self.seed is None else f"{options}, seed={self.seed}"
 
     def forward(self, lr: Tensor, *, progress: draws.Progress | None = None) -> Tensor:
@@ -163,7 +170,7 @@ class SmoothedSR(Transparent):
 
     def _sampler(self, f: draws.Network, image: Tensor, seed: int | None) -> draws.Sampler:
         tiles = grid(image.shape[2], image.shape[3], self.tile, self.halo)
-        return draws.Sampler(f, image, tiles, self.sigma, seed, self.batching)
+        return draws.Sampler(f, image, tiles, self.sigma, seed, self.batching, self.lattice)
 
     def base(self, patches: Tensor) -> Tensor:
         """Run the base predictor on noisy patches: denoiser, network, output clamped to [0, 1]; at
@@ -259,6 +266,7 @@ class SmoothedSR(Transparent):
             halo=self.halo if self.tile is not None else 0,
             seeded=self.seed is not None,
             void=void_guarantee_seed is not None,
+            lattice=self.lattice,
             dtype=_precision_text(lr),
             input_digest=digest([lr]),
             weights_digest=fingerprint(*self.children()),
@@ -307,6 +315,11 @@ class SmoothedSR(Transparent):
         if len(lr) != 1:
             raise ValueError(
                 f"certify takes one image (1,C,h,w), got {(*lr.shape,)}: call it for each"
+            )
+        if self.lattice and not on_lattice(lr):
+            raise ValueError(
+                "with lattice=True an input of whole 8-bit steps is certified, and lr has others: "
+                "round it first, or pass lattice=False"
             )
         layers = [layer for part in self.children() for layer in part.modules()]
         if any(layer.training for layer in layers):

@@ -198,6 +198,7 @@ def test_signatures_that_others_rely_on():
         "batch_size",
         "denoiser",
         "seed",
+        "lattice",
         "recompute",
     ]
     assert parameters(smoothed.certify)[:5] == ["lr", "n", "alpha", "levels", "scope"]

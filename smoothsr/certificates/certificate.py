@@ -37,7 +37,7 @@ from smoothsr.metrics import LUMA, require_region, to_8bit
 
 __all__ = ["Certificate", "as_image"]
 
-FORMAT = 2
+FORMAT = 3
 ARRAYS = ("sr_bytes", "z", "upper", "lower", "mean")
 # Half an 8-bit step, and more than float32's rounding errors on either side of it
 HALF_STEP = 0.5 + 2**-14
@@ -78,6 +78,9 @@ class Certificate:
     # only
     seeded: bool
     void: bool  # whether the certification draws came from a given seed, which voids every claim
+    # Whether input and noise are on a lattice, on which the guarantee holds for floats too, against
+    # changes of the input by whole 8-bit steps
+    lattice: bool
     dtype: str  # precision that the predictor ran in
     input_digest: str  # SHA-256 of the input
     weights_digest: str  # SHA-256 of the network's weights

@@ -146,6 +146,7 @@ def _attack(commands: Commands) -> None:
     )
     _seed(command)
     _common(command, sigma=0.03, tile=0, halo=4)
+    command.set_defaults(lattice=False)  # attacked inputs are no whole steps
     predictor = (
         "sigma",
         "n",
@@ -153,6 +154,7 @@ def _attack(commands: Commands) -> None:
         "tile",
         "halo",
         "precision",
+        "lattice",
     )  # None unless given, since a certificate brings its own
     command.set_defaults(
         command="attack", defaults={name: command.get_default(name) for name in predictor}
@@ -281,6 +283,12 @@ def _common(command: argparse.ArgumentParser, sigma: float, tile: int, halo: int
     )
     command.add_argument(
         "--batch-size", type=int, help="draws at once (default: the fastest, found out)"
+    )
+    command.add_argument(
+        "--lattice",
+        action=argparse.BooleanOptionalAction,
+        help="round input and noise to a lattice, on which a certificate holds for floats too "
+        "(default: for inputs of 8 bits)",
     )
     _machine(command)
 

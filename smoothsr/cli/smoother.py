@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from smoothsr import SmoothedSR
 from smoothsr.adapters import LoadedSR
 from smoothsr.cli.loading import for_channels
+from smoothsr.engine.lattice import on_lattice
 from smoothsr.engine.noise import sigma_text
 from smoothsr.files.images import Picture
 
@@ -24,6 +25,7 @@ class SmootherOptions:
     precision: str
     batch_size: int | None = None
     seed: int | None = None
+    lattice: bool | None = None  # None: if all values are whole 8-bit steps
 
     @classmethod
     def of(cls, args: Namespace) -> "SmootherOptions":
@@ -37,15 +39,17 @@ class SmootherOptions:
             precision=args.precision,
             batch_size=args.batch_size,
             seed=getattr(args, "seed", None),
+            lattice=args.lattice,
         )
 
     @property
     def text(self) -> str:
         """The options that define the predictor, as upscale and certify take them."""
         tile = f"--tile {self.tile} --halo {self.halo}" if self.tile else "--tile 0"
+        lattice = {None: "", True: " --lattice", False: " --no-lattice"}[self.lattice]
         return (
             f"--sigma {sigma_text(self.sigma)} -n {self.n} --agg {self.agg} {tile} "
-            f"--precision {self.precision}"
+            f"--precision {self.precision}{lattice}"
         )
 
 
@@ -60,4 +64,5 @@ def smoother(options: SmootherOptions, loaded: LoadedSR, picture: Picture) -> Sm
         halo=options.halo,
         batch_size=options.batch_size,
         seed=options.seed,
+        lattice=on_lattice(picture.pixels) if options.lattice is None else options.lattice,
     )

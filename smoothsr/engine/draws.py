@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from smoothsr.engine import noise
+from smoothsr.engine import lattice, noise
 from smoothsr.engine.batching import Batching, Kind
 from smoothsr.engine.order_statistics import order_statistics
 from smoothsr.engine.tiles import Span, Tile
@@ -38,6 +38,7 @@ class Sampler:
         sigma: Noise standard deviation.
         seed: Of the noise, None for fresh noise.
         batching: Chooses the batches.
+        on_lattice: Whether the noise is on the lattice of `smoothsr.engine.lattice`.
     """
 
     def __init__(
@@ -48,9 +49,11 @@ class Sampler:
         sigma: float,
         seed: int | None,
         batching: Batching,
+        on_lattice: bool = False,
     ) -> None:
         self.f, self.lr, self.tiles, self.sigma, self.batching = f, lr, tiles, sigma, batching
-        self.source = noise.source(seed, lr.device, lr.dtype)
+        self.source = noise.source(seed, lr.device, torch.float64 if on_lattice else lr.dtype)
+        self.add = lattice.noisy if on_lattice else noise.noisy
 
     def draws(self, n: int) -> Iterator[tuple[int, Tensor]]:
         """Yield n outputs of every tile, tile by tile, as (the tile's place in the grid, some
@@ -87,7 +90,7 @@ class Sampler:
         patch = self.lr[..., rows.first : rows.last, columns.first : columns.last]
         # The sum is made in float32 or better; what a network of lower precision makes of it is
         # part of the predictor.
-        noisy = patch + self.sigma * self.source(index, draws, (*patch.shape[1:],))
+        noisy = self.add(patch, self.source(index, draws, (*patch.shape[1:],)), self.sigma)
         if tile.padded:
             down, across = (torch.tensor(span.gather, device=noisy.device) for span in tile)
             noisy = noisy[:, :, down[:, None], across]

@@ -14,10 +14,11 @@ off by less than 1e-9 of it.
 import torch
 from torch import Tensor
 
-__all__ = ["FINE", "noisy", "snapped"]
+__all__ = ["FINE", "UNIT", "noisy", "on_lattice", "snapped"]
 
 FINE = 256  # fine steps in an 8-bit one: noise is rounded by no more than 1/512 of a step
 UNIT = 255 * FINE  # fine steps in 1
+NEAR = 0.1  # in 8-bit steps: half precision has such errors
 
 
 def snapped(lr: Tensor) -> Tensor:
@@ -30,7 +31,17 @@ def snapped(lr: Tensor) -> Tensor:
         >>> (snapped(torch.tensor([0.1, 0.5])) * 255).tolist()
         [26.0, 128.0]
     """
-    return _through(_steps(lr) / 255, lr)
+    return _through(_steps(lr).to(lr.dtype) / 255, lr)
+
+
+def on_lattice(lr: Tensor) -> bool:
+    """Whether all values of an input are whole numbers of 8-bit steps, but for rounding errors.
+
+    Example:
+        >>> on_lattice(torch.arange(256) / 255), on_lattice(torch.tensor([0.1]))
+        (True, False)
+    """
+    return bool((255 * lr.detach().float() - _steps(lr)).abs().max() < NEAR)
 
 
 def noisy(patch: Tensor, noise: Tensor, sigma: float) -> Tensor:
@@ -65,4 +76,4 @@ def _through(value: Tensor, source: Tensor) -> Tensor:
 
 def _steps(lr: Tensor) -> Tensor:
     """The nearest whole numbers of 8-bit steps."""
-    return (255 * lr.detach()).round()
+    return (255 * lr.detach().float()).round()
