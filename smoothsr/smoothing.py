@@ -25,6 +25,7 @@ from smoothsr.engine import draws, memory
 from smoothsr.engine.batching import Batching
 from smoothsr.engine.forward_memory import footprint
 from smoothsr.engine.independence import require_independence
+from smoothsr.engine.lattice import on_lattice
 from smoothsr.engine.memory import Demand, largest_tile
 from smoothsr.engine.moments import Moments
 from smoothsr.engine.noise import sigma_text
@@ -69,6 +70,10 @@ class SmoothedSR(Transparent):
         antithetic: Whether the draws of forward come in pairs x + G and x - G, so that what is odd
             in the noise cancels: then 6 are about as close to the ideal mean as 20 independent
             ones. Of an odd n one draw stays single. For the mean only, of which it is the default.
+        lattice: Round the input to whole 8-bit steps, as a file holds them, and the noise to 1/256
+            of a step, so that sums are exact: the certificate then holds in floating point too, for
+            changes by whole steps (`smoothsr.engine.lattice`). Gradients pass as if nothing were
+            rounded.
         recompute: Run each batch of draws once more in the backward pass rather than keep all its
             activations until then: gradients take the memory of one batch, and up to a third more
             time.
@@ -100,34 +105,24 @@ class SmoothedSR(Transparent):
         batch_size: int | None = None,
         denoiser: nn.Module | None = None,
         seed: int | None = None,
+        lattice: bool = False,
         recompute: bool = False,
         memory: float | None = None,
         antithetic: bool | None = None,
     ) -> None:
-        if not isinstance(model, nn.Module):
-            inner = isinstance(getattr(model, "model", None), nn.Module)
-            hint = (
-                "pass its .model, or smoothsr.adapters.load(path).model"
-                if inner
-                else "pass a torch.nn.Module"
-            )
-            raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}: {hint}")
+        _require_module(model)
         if not 0 < sigma < math.inf:
             raise ValueError(f"sigma must be greater than 0 and finite, got {sigma}")
         n, self.antithetic = settled_draws(n, agg, antithetic)
-        for name, value, least in (
-            ("n", n, 1),
-            ("tile", None if tile == "auto" else tile, 1),
-            ("halo", halo, 0),
-            ("batch_size", batch_size, 1),
-        ):
-            if value is not None and (value != int(value) or value < least):
-                raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
+        _require_integer("n", n, 1)
+        _require_integer("tile", None if tile == "auto" else tile, 1)
+        _require_integer("halo", halo, 0)
+        _require_integer("batch_size", batch_size, 1)
         _rank(agg, n)
         super().__init__(model)
         self.sigma, self.n, self.agg = float(sigma), int(n), agg
         self.tile = tile if tile is None or tile == "auto" else int(tile)
-        self.halo, self.seed = int(halo), seed
+        self.halo, self.seed, self.lattice = int(halo), seed, lattice
         self.recompute, self.memory = recompute, memory
         self._inside = False  # whether patches at the image's edge are moved into it
         self._reaches = dict[int, Reach]()  # by channels; shared by variants
@@ -146,6 +141,7 @@ class SmoothedSR(Transparent):
         )
         if self.agg == "mean":
             options += f", antithetic={self.antithetic}"
+        options += ", lattice=True" if self.lattice else ""
         return options if self.seed is None else f"{options}, seed={self.seed}"
 
     def forward(self, lr: Tensor, *, progress: draws.Progress | None = None) -> Tensor:
@@ -235,8 +231,8 @@ class SmoothedSR(Transparent):
     def _sampler(
         self, f: draws.Network, image: Tensor, seed: int | None, antithetic: bool = False
     ) -> draws.Sampler:
-        tiles = self.grid(image)
-        return draws.Sampler(f, image, tiles, self.sigma, seed, self.batching, antithetic)
+        tiles, how = self.grid(image), (antithetic, self.lattice)
+        return draws.Sampler(f, image, tiles, self.sigma, seed, self.batching, *how)
 
     def grid(self, lr: Tensor) -> list[Tile]:
         """Cut lr (1,C,h,w) into tiles.
@@ -343,6 +339,7 @@ class SmoothedSR(Transparent):
             halo=self.halo if self.tile is not None else 0,
             seeded=self.seed is not None,
             void=void_guarantee_seed is not None,
+            lattice=self.lattice,
             dtype=_precision_text(lr),
             input_digest=digest([lr]),
             weights_digest=fingerprint(*self.children()),
@@ -391,6 +388,11 @@ class SmoothedSR(Transparent):
         if len(lr) != 1:
             raise ValueError(
                 f"certify takes one image (1,C,h,w), got {(*lr.shape,)}: call it for each"
+            )
+        if self.lattice and not on_lattice(lr):
+            raise ValueError(
+                "with lattice=True an input of whole 8-bit steps is certified, and lr has others: "
+                "round it first, or pass lattice=False"
             )
         layers = [layer for part in self.children() for layer in part.modules()]
         if any(layer.training for layer in layers):
@@ -471,6 +473,22 @@ def settled_draws(n: int | None, agg: str, antithetic: bool | None) -> tuple[int
     if n is None:
         return (PAIRED_DRAWS if paired else DRAWS), paired
     return n, paired
+
+
+def _require_module(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        inner = isinstance(getattr(model, "model", None), nn.Module)
+        hint = (
+            "pass its .model, or smoothsr.adapters.load(path).model"
+            if inner
+            else "pass a torch.nn.Module"
+        )
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}: {hint}")
+
+
+def _require_integer(name: str, value: int | None, least: int) -> None:
+    if value is not None and (value != int(value) or value < least):
+        raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
 
 
 def _rank(agg: str, n: int) -> int | None:

@@ -43,6 +43,7 @@ def made(seed=0, channels=3, sides=(4, 5), tile=2, halo=1, **changes):
         "halo": halo,
         "seeded": False,
         "void": False,
+        "lattice": False,
         "dtype": "float32",
         "input_digest": "0" * 64,
         "weights_digest": "1" * 64,

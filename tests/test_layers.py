@@ -198,6 +198,7 @@ def test_signatures_that_others_rely_on():
         "batch_size",
         "denoiser",
         "seed",
+        "lattice",
         "recompute",
         "antithetic",
     ]

@@ -79,6 +79,9 @@ class Certificate:
     # only
     seeded: bool
     void: bool  # whether the certification draws came from a given seed, which voids every claim
+    # Whether input and noise are on a lattice, on which the guarantee holds for floats too, against
+    # changes of the input by whole 8-bit steps
+    lattice: bool
     dtype: str  # precision that the predictor ran in
     input_digest: str  # SHA-256 of the input
     weights_digest: str  # SHA-256 of the network's weights

@@ -24,6 +24,7 @@ from smoothsr.cli.errors import UserError
 from smoothsr.cli.loading import NetworkOptions, load
 from smoothsr.cli.reference import read_reference
 from smoothsr.cli.smoother import SmootherOptions, smoother
+from smoothsr.engine.lattice import snapped
 from smoothsr.engine.noise import sigma_text
 from smoothsr.evaluation import conditions
 from smoothsr.evaluation.conditions import Attack, Condition
@@ -144,7 +145,9 @@ def run(args: argparse.Namespace) -> int:
         found = _attack(options, smoothed, picture.pixels.to(device), reference)
     verdict = None
     if certificate:
-        change = (found.attacked - found.lr).double()
+        attacked, lr = found.attacked.double(), found.lr.double()
+        # What a smoother on the lattice sees.
+        change = snapped(attacked) - snapped(lr) if certificate.lattice else attacked - lr
         verdict = check.judge(certificate, change, found.served.attacked, options.beta)
     report = _report(options, found, reference, loaded.scale)
     if certificate and verdict:
@@ -306,7 +309,8 @@ def _certified(certificate: Certificate, file: Path) -> dict[str, Any]:
         )
     known: dict[str, Any] = {"sigma": certificate.sigma, "n": certificate.n_serve}
     known |= {"agg": certificate.agg, "antithetic": certificate.antithetic}
-    known |= {"precision": PRECISIONS[certificate.dtype], "tile": certificate.tile or 0}
+    known |= {"precision": PRECISIONS[certificate.dtype], "lattice": certificate.lattice}
+    known |= {"tile": certificate.tile or 0}
     return known | ({"halo": certificate.halo} if certificate.tile else {})
 
 

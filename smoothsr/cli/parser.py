@@ -150,6 +150,7 @@ def _attack(commands: Commands) -> None:
     )
     _seed(command)
     _common(command, sigma=0.03, tile=0, halo=4)
+    command.set_defaults(lattice=False)  # attacked inputs are no whole steps
     predictor = (
         "sigma",
         "n",
@@ -158,6 +159,7 @@ def _attack(commands: Commands) -> None:
         "tile",
         "halo",
         "precision",
+        "lattice",
     )  # None unless given, since a certificate brings its own
     command.set_defaults(
         command="attack", defaults={name: command.get_default(name) for name in predictor}
@@ -288,6 +290,12 @@ def _common(command: argparse.ArgumentParser, sigma: float, tile: int | str, hal
     )
     command.add_argument(
         "--batch-size", type=int, help="draws at once (default: the fastest, found out)"
+    )
+    command.add_argument(
+        "--lattice",
+        action=argparse.BooleanOptionalAction,
+        help="round input and noise to a lattice, on which a certificate holds for floats too "
+        "(default: for inputs of 8 bits)",
     )
     _machine(command)
 

@@ -8,6 +8,7 @@ from smoothsr import SmoothedSR
 from smoothsr.adapters import LoadedSR
 from smoothsr.adapters.fitted import padding_advice
 from smoothsr.cli.loading import for_channels
+from smoothsr.engine.lattice import on_lattice
 from smoothsr.engine.noise import sigma_text
 from smoothsr.files.images import Picture
 from smoothsr.smoothing import settled_draws
@@ -31,6 +32,7 @@ class SmootherOptions:
     seed: int | None = None
     memory: float | None = None
     antithetic: bool = False
+    lattice: bool | None = None  # None: if all values are whole 8-bit steps
 
     @classmethod
     def of(cls, args: Namespace) -> "SmootherOptions":
@@ -51,6 +53,7 @@ class SmootherOptions:
             seed=getattr(args, "seed", None),
             memory=getattr(args, "memory", None),
             antithetic=antithetic,
+            lattice=args.lattice,
         )
 
     @property
@@ -61,9 +64,10 @@ class SmootherOptions:
         agg = self.agg
         if agg == "mean":
             agg += " --antithetic" if self.antithetic else " --no-antithetic"
+        lattice = {None: "", True: " --lattice", False: " --no-lattice"}[self.lattice]
         return (
             f"--sigma {sigma_text(self.sigma)} -n {self.n} --agg {agg} {tile} "
-            f"--precision {self.precision}"
+            f"--precision {self.precision}{lattice}"
         )
 
 
@@ -80,6 +84,7 @@ def smoother(options: SmootherOptions, loaded: LoadedSR, picture: Picture) -> Sm
         seed=options.seed,
         memory=options.memory,
         antithetic=options.antithetic,
+        lattice=on_lattice(picture.pixels) if options.lattice is None else options.lattice,
     )
 
 

@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from smoothsr.engine import noise
+from smoothsr.engine import lattice, noise
 from smoothsr.engine.batching import Batching, Kind
 from smoothsr.engine.order_statistics import order_statistics
 from smoothsr.engine.tiles import Span, Tile
@@ -40,6 +40,7 @@ class Sampler:
         batching: Chooses the batches.
         antithetic: Whether the noise of draw 2k + 1 is the negative of that of draw 2k: for means
             only, since the draws are then not independent.
+        on_lattice: Whether the noise is on the lattice of `smoothsr.engine.lattice`.
     """
 
     def __init__(
@@ -51,9 +52,12 @@ class Sampler:
         seed: int | None,
         batching: Batching,
         antithetic: bool = False,
+        on_lattice: bool = False,
     ) -> None:
         self.f, self.lr, self.tiles, self.sigma, self.batching = f, lr, tiles, sigma, batching
-        self.source = noise.source(seed, lr.device, lr.dtype, antithetic)
+        precision = torch.float64 if on_lattice else lr.dtype
+        self.source = noise.source(seed, lr.device, precision, antithetic)
+        self.add = lattice.noisy if on_lattice else noise.noisy
 
     def draws(self, n: int) -> Iterator[tuple[int, Tensor]]:
         """Yield n outputs of every tile, tile by tile, as (the tile's place in the grid, some
@@ -90,7 +94,7 @@ class Sampler:
         patch = self.lr[..., rows.first : rows.last, columns.first : columns.last]
         # The sum is made in float32 or better; what a network of lower precision makes of it is
         # part of the predictor.
-        noisy = patch + self.sigma * self.source(index, draws, (*patch.shape[1:],))
+        noisy = self.add(patch, self.source(index, draws, (*patch.shape[1:],)), self.sigma)
         if tile.padded:
             down, across = (torch.tensor(span.gather, device=noisy.device) for span in tile)
             noisy = noisy[:, :, down[:, None], across]

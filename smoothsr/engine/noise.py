@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Source", "sigma_text", "source"]
+__all__ = ["Source", "noisy", "sigma_text", "source"]
 
 Source = Callable[[int, range, tuple[int, ...]], Tensor]
 """(tile, draws, shape of one draw) -> standard normal noise `(len(draws), *shape)`."""
@@ -38,6 +38,11 @@ def source(
     if seed is None:
         return _fresh(device, precision)
     return _seeded(seed, device, precision)
+
+
+def noisy(patch: Tensor, noise: Tensor, sigma: float) -> Tensor:
+    """Add noise (b,C,h,w) of standard deviation 1 times sigma to a patch (1,C,h,w)."""
+    return patch + sigma * noise
 
 
 def sigma_text(sigma: float) -> str:

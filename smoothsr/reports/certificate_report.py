@@ -285,7 +285,7 @@ def sentences(certificate: Certificate, radius: float, beta: float) -> tuple[str
     how = (
         f"sigma {sigma_text(c.sigma)}, "
         + (f"tile {c.tile}, halo {c.halo}, M {c.multiplicity}" if c.tile else "one tile")
-        + f", {c.dtype}"
+        + f", {c.dtype}{' on a lattice' if c.lattice else ''}"
     )
     if c.void:
         return (
@@ -305,9 +305,10 @@ def sentences(certificate: Certificate, radius: float, beta: float) -> tuple[str
         who = f"each value of each served output ({c.agg} of {c.n_serve} fresh draws; {how})"
         sure = f" with probability at least {1 - beta:.10g}"
     needed = c.draws_needed(radius, predictor, beta)
+    kind = "attack by whole 8-bit steps" if c.lattice else "attack"
     given = (
         f"Guaranteed, with confidence {1 - c.alpha:.10g} over the {c.n_cert} certification "
-        "draws: for every attack of l2 norm up "
+        f"draws: for every {kind} of l2 norm up "
         f"to {radius:.4g} ({c.rms(radius):.3f}/255 RMS over the image), {who} stays inside "
         f"its bounds{sure}."
     )

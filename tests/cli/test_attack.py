@@ -12,7 +12,7 @@ import torch
 from smoothsr import Certificate, SmoothedSR, adapters
 from smoothsr.attacks import gradient_memory
 from smoothsr.cli import attack, main
-from smoothsr.engine import draws, noise
+from smoothsr.engine import noise
 from smoothsr.evaluation import conditions
 from smoothsr.files import images
 from smoothsr.files.images import Picture
@@ -149,13 +149,13 @@ def test_a_seed_repeats_everything(photo, tmp_path):
 
 
 def test_the_attacker_has_not_met_the_serving_noise(photo, tmp_path, monkeypatch):
-    met = []
+    met, original = [], noise.source
 
     def source(seed, *rest):
         met.append(seed)
-        return noise.source(seed, *rest)
+        return original(seed, *rest)
 
-    monkeypatch.setattr(draws, "noise", type("Watched", (), {"source": staticmethod(source)}))
+    monkeypatch.setattr(noise, "source", source)
     assert run(photo, "-o", tmp_path / "out", "-a", "pgd:4/255:steps=2", *QUICK) == 0
     attacker, serving = met[:-3], met[-3:]
     assert len(attacker) >= 4  # the clean output, two steps and the end
@@ -197,6 +197,14 @@ def test_a_certificate_brings_its_options_and_holds(photo, certified, tmp_path, 
     assert Certificate.load(certified).contains(output, 0.01)
     assert run(photo, "-o", out, "-a", "pgd:40/255:steps=1@bare", "--certificate", certified) == 0
     assert "claims nothing of so large a change" in capsys.readouterr().out
+
+
+def test_a_change_of_less_than_a_step_is_none_on_the_lattice(photo, certified, tmp_path):
+    """The certificate is of a smoother that rounds its input to whole steps, so none arrives."""
+    assert Certificate.load(certified).lattice
+    out = tmp_path / "out"
+    assert run(photo, "-o", out, "-a", "fgsm:0.4/255@bare", "--certificate", certified) == 0
+    assert json.loads((out / "photo_attack.json").read_text())["certificate"]["radius"] == 0
 
 
 def test_a_false_certificate_gives_status_1(photo, certified, tmp_path, capsys):

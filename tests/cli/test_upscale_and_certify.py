@@ -155,6 +155,26 @@ def test_too_few_draws_are_said(photo, tmp_path, capsys):
     assert "Guaranteed" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("options", "lattice"), [([], True), (["--no-lattice"], False), (["--lattice"], True)]
+)
+def test_inputs_of_8_bits_are_certified_on_the_lattice(photo, tmp_path, options, lattice, capsys):
+    out = tmp_path / "out"
+    assert main(["certify", str(photo), "-o", str(out), *QUICK, *options]) == 0
+    assert Certificate.load(out / "photo.npz").lattice == lattice
+    assert ("attack by whole 8-bit steps" in capsys.readouterr().out) == lattice
+
+
+def test_inputs_of_16_bits_are_not_unless_rounded(photo, tmp_path, capsys):
+    picture = images.Picture(images.read(photo).pixels * 0.7, bits=16)
+    images.write(tmp_path / "deep.png", picture)
+    command = ["certify", str(tmp_path / "deep.png"), "-o", str(tmp_path / "out"), *QUICK]
+    assert main(command) == 0
+    assert not Certificate.load(tmp_path / "out" / "deep.npz").lattice
+    assert main([*command, "--lattice"]) == 2
+    assert "of whole 8-bit steps is certified" in capsys.readouterr().err
+
+
 def test_mean_has_ideal_claims_only(photo, tmp_path, capsys):
     assert main(["certify", str(photo), "-o", str(tmp_path / "out"), *QUICK, "--agg", "mean"]) == 0
     printed = capsys.readouterr().out
