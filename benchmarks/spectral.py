@@ -7,7 +7,7 @@ change of all values: 20 log10(255) = 48.1 dB at 1/255.
 
     python benchmarks/spectral.py                     # five crops of Set5, five of B100
     python benchmarks/spectral.py --images babyx4.png --crop 128 --sigma 0.1 --attack
-    python benchmarks/spectral.py --sigma 0.03 0.05 0.1 --grid 8/2 4/2 16/4 --crop 32 -n 300
+    python benchmarks/spectral.py --sigma 0.03 0.05 0.1 --grid 8/2 4/2 4/2/2 --crop 24 -n 300
 """
 
 import argparse
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import torch
 from datasets import folder as data_folder
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from smoothsr import Certificate, SmoothedSR, adapters, attacks, metrics
@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--images", nargs="+", help="names of LR files of Set5 or HR files of B100")
     parser.add_argument("--crop", type=int, default=64, help="LR pixels a side, upper left")
     parser.add_argument("--sigma", type=float, nargs="+", default=[0.1])
-    parser.add_argument("--grid", nargs="+", default=["8/2"], help="TILE/HALO")
+    parser.add_argument("--grid", nargs="+", default=["8/2"], help="TILE/HALO or TILE/HALO/NOISE")
     parser.add_argument("-n", default="1000", help='certification draws, or "auto"')
     parser.add_argument("--kind", default="both", choices=("both", "levels", "spectral"))
     parser.add_argument("--attack", action="store_true", help="attack the mean at linf 1/255")
@@ -62,8 +62,7 @@ def main() -> None:
     for (name, lr, hr), sigma, grid in itertools.product(
         pictures(args.images, args.crop), args.sigma, args.grid
     ):
-        tile, halo = map(int, grid.split("/"))
-        smoothed = SmoothedSR(model, sigma, 21, "mean", tile=tile or None, halo=halo)
+        smoothed = smoother(model, sigma, grid)
         start = time.perf_counter()
         n = args.n if args.n == "auto" else int(args.n)
         certificate = smoothed.certify(lr, n=n, kind=args.kind)
@@ -71,6 +70,13 @@ def main() -> None:
         cells = [*quality(smoothed, certificate, lr, hr), *guarantees(certificate)]
         cells += [attacked(smoothed, lr) if args.attack else "", f"{seconds:.1f}"]
         print(f"| {name} | {sigma:g} | {grid} | {' | '.join(cells)} |", flush=True)
+
+
+def smoother(model: nn.Module, sigma: float, grid: str) -> SmoothedSR:
+    """The mean of 21 independent draws on a grid TILE/HALO, or TILE/HALO/NOISE."""
+    tile, halo, *noise = grid.split("/")
+    options = {"tile": int(tile) or None, "halo": int(halo), "halo_noise": float((noise or [1])[0])}
+    return SmoothedSR(model, sigma, 21, "mean", antithetic=False, lattice=True, **options)
 
 
 def pictures(names: Sequence[str] | None, crop: int) -> Iterator[tuple[str, Tensor, Tensor | None]]:

@@ -28,7 +28,7 @@ from smoothsr.engine.independence import require_independence
 from smoothsr.engine.lattice import on_lattice
 from smoothsr.engine.memory import Demand, largest_tile
 from smoothsr.engine.moments import Moments
-from smoothsr.engine.noise import sigma_text
+from smoothsr.engine.noise import Noise, sigma_text
 from smoothsr.engine.receptive_field import Reach, find_reach
 from smoothsr.engine.tiles import Tile, grid
 from smoothsr.files.digests import digest, fingerprint
@@ -60,6 +60,9 @@ class SmoothedSR(Transparent):
             the largest tile that does, with a halo at which the network shows no seams.
         halo: LR pixels that a patch reads beyond its tile on every side; ignored where tile is
             None or "auto".
+        halo_noise: How many times sigma the noise on the halo is, at least 1: then a change of a
+            patch counts for less, which makes certificates of small tiles far stronger for a small
+            loss of quality (localized smoothing). Ignored where halo is.
         batch_size: Draws in one forward pass; None finds the fastest, and halves it when memory
             runs out.
         denoiser: A network (B,C,h,w) -> (B,C,h,w) that each noisy patch passes first. Not part of
@@ -109,6 +112,7 @@ class SmoothedSR(Transparent):
         recompute: bool = False,
         memory: float | None = None,
         antithetic: bool | None = None,
+        halo_noise: float = 1.0,
     ) -> None:
         _require_module(model)
         if not 0 < sigma < math.inf:
@@ -117,12 +121,15 @@ class SmoothedSR(Transparent):
         _require_integer("n", n, 1)
         _require_integer("tile", None if tile == "auto" else tile, 1)
         _require_integer("halo", halo, 0)
+        if not 1 <= halo_noise < math.inf:
+            raise ValueError(f"halo_noise must be at least 1 and finite, got {halo_noise}")
         _require_integer("batch_size", batch_size, 1)
         _rank(agg, n)
         super().__init__(model)
         self.sigma, self.n, self.agg = float(sigma), int(n), agg
         self.tile = tile if tile is None or tile == "auto" else int(tile)
-        self.halo, self.seed, self.lattice = int(halo), seed, lattice
+        self.halo, self.halo_noise = int(halo), float(halo_noise)
+        self.seed, self.lattice = seed, lattice
         self.recompute, self.memory = recompute, memory
         self._inside = False  # whether patches at the image's edge are moved into it
         self._reaches = dict[int, Reach]()  # by channels; shared by variants
@@ -141,6 +148,7 @@ class SmoothedSR(Transparent):
         )
         if self.agg == "mean":
             options += f", antithetic={self.antithetic}"
+        options += f", halo_noise={self.halo_noise:g}" if self.halo_noise > 1 else ""
         options += ", lattice=True" if self.lattice else ""
         return options if self.seed is None else f"{options}, seed={self.seed}"
 
@@ -204,7 +212,7 @@ class SmoothedSR(Transparent):
             if tile is None:
                 raise ValueError(_too_little(demand, halo, room))
         self.batching.most = demand.at_once(tile, halo, room)
-        return variant(self, tile=tile, halo=halo, _inside=tile is not None)
+        return variant(self, tile=tile, halo=halo, halo_noise=1.0, _inside=tile is not None)
 
     def demand(self, lr: Tensor) -> Demand:
         """Count what an output for lr (1,C,h,w) asks of memory."""
@@ -231,8 +239,8 @@ class SmoothedSR(Transparent):
     def _sampler(
         self, f: draws.Network, image: Tensor, seed: int | None, antithetic: bool = False
     ) -> draws.Sampler:
-        tiles, how = self.grid(image), (antithetic, self.lattice)
-        return draws.Sampler(f, image, tiles, self.sigma, seed, self.batching, *how)
+        how = Noise(self.sigma, seed, antithetic, self.lattice, self.halo_noise)
+        return draws.Sampler(f, image, self.grid(image), how, self.batching)
 
     def grid(self, lr: Tensor) -> list[Tile]:
         """Cut lr (1,C,h,w) into tiles.
@@ -337,6 +345,7 @@ class SmoothedSR(Transparent):
             scope=scope,
             tile=cast(int | None, self.tile),
             halo=self.halo if self.tile is not None else 0,
+            halo_noise=self.halo_noise if self.tile is not None else 1.0,
             seeded=self.seed is not None,
             void=void_guarantee_seed is not None,
             lattice=self.lattice,
@@ -376,7 +385,7 @@ class SmoothedSR(Transparent):
         every = max(1, len(sampler.tiles) // SAMPLED_TILES)
         tiles = len(sampler.tiles)
         sides = (lr.shape[2], lr.shape[3])
-        within = attack(radius / self.sigma, norm, lr.shape[1], sampler.tiles)
+        within = attack(radius / self.sigma, norm, lr.shape[1], sampler.tiles, self.halo_noise)
         sampler.tiles = sampler.tiles[::every]
         sample = Moments(SAMPLED_DRAWS, SAMPLED_DRAWS // 3, sides)
         draws.observe(sampler, SAMPLED_DRAWS, [sample])

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from smoothsr.certificates.certificate import Certificate
 from smoothsr.engine import draws
 from smoothsr.engine.batching import Batching
+from smoothsr.engine.noise import Noise
 from smoothsr.engine.tiles import grid
 
 __all__ = ["LinearSR", "Same", "Step", "Truth", "allowed", "gentle", "leaves", "truth"]
@@ -146,7 +147,7 @@ def truth(
     tiles, batching = grid(shape[2], shape[3], tile, halo), Batching(1, False)
 
     def linear(x: Tensor) -> Tensor:
-        sampler = draws.Sampler(exact.linear, x.view(shape), tiles, 0.0, 0, batching)
+        sampler = draws.Sampler(exact.linear, x.view(shape), tiles, Noise(0.0, 0), batching)
         return draws.smooth(sampler, 1, None)
 
     units = torch.eye(math.prod(shape), dtype=torch.float64)

@@ -41,6 +41,7 @@ def made(seed=0, channels=3, sides=(4, 5), tile=2, halo=1, **changes):
         "scope": "image",
         "tile": tile,
         "halo": halo,
+        "halo_noise": 1.0,
         "seeded": False,
         "void": False,
         "lattice": False,

@@ -75,6 +75,7 @@ class Certificate:
     scope: Scope  # "image" or "pixel"
     tile: int | None  # side of the output tiles in LR pixels
     halo: int  # LR pixels read beyond a tile
+    halo_noise: float  # how many times sigma the noise is there
     # Whether the serving noise is fixed by a seed, which leaves claims about the ideal predictor
     # only
     seeded: bool
@@ -106,9 +107,11 @@ class Certificate:
         return grid(self.lr_shape[1], self.lr_shape[2], self.tile, self.halo)
 
     @property
-    def multiplicity(self) -> int:
-        """M: the largest number of patches that one input pixel belongs to."""
-        return multiplicity(self.tiles)
+    def multiplicity(self) -> float:
+        """M: the largest number of patches that one input pixel belongs to; those of which it is in
+        the halo count by 1 over the square of halo_noise.
+        """
+        return multiplicity(self.tiles, self.halo_noise)
 
     @property
     def levels(self) -> Levels:
@@ -245,7 +248,9 @@ class Certificate:
         require_region(self.sr_bytes.shape, border, y)
         comparison = squared_error.Comparison(self._steps("reference", reference), border, y)
         n_serve = self.n_serve if predictor == "served" else None
-        budget = squared_error.Budget(radius / self.sigma, norm, method, self.lr_shape[0])
+        budget = squared_error.Budget(
+            radius / self.sigma, norm, method, self.lr_shape[0], self.halo_noise
+        )
         spectral = self.agg == "mean" and self.spectrum is not None
         if spectral and method == "collective":
             rms = self._rms_of_mean(budget, comparison, n_serve, reference is None)
@@ -281,7 +286,9 @@ class Certificate:
         require_option("norm", norm, Norm)
         require_region(self.sr_bytes.shape, 0, y)
         spectrum = self._spectrum()
-        within = spectral_error.attack(radius / self.sigma, norm, self.lr_shape[0], self.tiles)
+        within = spectral_error.attack(
+            radius / self.sigma, norm, self.lr_shape[0], self.tiles, self.halo_noise
+        )
         compared = spectral_error.compared(self.sr_bytes.size // (3 if y else 1), y)
         return min(1.0, spectral_error.rms_error(spectrum, within, compared, None))
 
@@ -435,7 +442,9 @@ class Certificate:
         spectrum = self._spectrum()
         compared = spectral_error.compared(comparison.values, comparison.y)
         to_mean = _distance(self.mean, comparison)
-        within = spectral_error.attack(budget.shift, budget.norm, budget.channels, self.tiles)
+        within = spectral_error.attack(
+            budget.shift, budget.norm, budget.channels, self.tiles, budget.halo_noise
+        )
         target = None if to_itself else to_mean
         draws = n_serve and spectral_error.independent_draws(n_serve, self.antithetic)
         rms = spectral_error.rms_error(spectrum, within, compared, target, draws)

@@ -2,6 +2,7 @@
 by tile.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch.linalg import vector_norm
 
 from smoothsr.certificates.certificate import Certificate, as_image
 from smoothsr.certificates.options import Per, Predictor
+from smoothsr.engine.tiles import Tile
 from smoothsr.metrics import to_8bit
 
 __all__ = ["Verdict", "bounds_under", "judge"]
@@ -141,11 +143,15 @@ def bounds_under(
 
 
 def _patch_norms(certificate: Certificate, change: Tensor) -> list[float]:
-    """The l2 norm of a change on each tile's patch."""
-    return [
-        _norm(change[..., rows.first : rows.last, columns.first : columns.last])
-        for rows, columns in certificate.tiles
-    ]
+    """The l2 norm of a change on each tile's patch, of its halo in units of its own noise."""
+    return [_patch_norm(change, tile, certificate.halo_noise) for tile in certificate.tiles]
+
+
+def _patch_norm(change: Tensor, tile: Tile, halo_noise: float) -> float:
+    rows, columns = tile
+    whole = _norm(change[..., rows.first : rows.last, columns.first : columns.last])
+    inside = _norm(change[..., rows.start : rows.stop, columns.start : columns.stop])
+    return math.sqrt(inside**2 + max(0.0, whole**2 - inside**2) / halo_noise**2)
 
 
 def _norm(change: Tensor) -> float:

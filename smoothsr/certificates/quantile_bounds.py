@@ -167,7 +167,7 @@ def served_bins(n: int, z: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return np.diff(betainc(k, k, ndtr(edges))), edges[1:], -edges[:-1]
 
 
-def collective_error(errors: np.ndarray, radii: np.ndarray, multiplicity: int) -> float:
+def collective_error(errors: np.ndarray, radii: np.ndarray, multiplicity: float) -> float:
     """Bound a sum of errors over tiles against one attacker whose budget all tiles share.
 
     Tile j is hit by eps_j with sum_j eps_j^2 <= M eps^2. On the grid 0 = e_0 < ... < e_K = eps,

@@ -34,7 +34,7 @@ class Attack(NamedTuple):
     """What every attack within a budget can do to the tiles."""
 
     shift: float  # the largest norm of the change on one patch, in units of sigma
-    tiles_hit: int | None  # how many tiles it can shift so far; None is all of them
+    tiles_hit: float | None  # how many tiles it can shift so far; None is all of them
 
 
 class Compared(NamedTuple):
@@ -44,7 +44,9 @@ class Compared(NamedTuple):
     gain: float  # the most by which taking them lengthens a difference of outputs
 
 
-def attack(shift: float, norm: Norm, channels: int, tiles: Sequence[Tile]) -> Attack:
+def attack(
+    shift: float, norm: Norm, channels: int, tiles: Sequence[Tile], halo_noise: float
+) -> Attack:
     """Translate a budget.
 
     Args:
@@ -52,10 +54,11 @@ def attack(shift: float, norm: Norm, channels: int, tiles: Sequence[Tile]) -> At
         norm: "l2" or "linf".
         channels: Of the LR image.
         tiles: The grid.
+        halo_noise: How many times sigma the noise beyond a tile is.
     """
     if norm == "l2":
-        return Attack(shift, multiplicity(list(tiles)))
-    values = channels * max(tile.pixels for tile in tiles)
+        return Attack(shift, multiplicity(list(tiles), halo_noise))
+    values = channels * max(tile.weight(halo_noise) for tile in tiles)
     return Attack(shift * math.sqrt(values), None)
 
 

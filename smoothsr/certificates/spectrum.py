@@ -153,7 +153,7 @@ def spectrum(moments: TileMoments, alpha: float) -> Spectrum:
     )
 
 
-def ideal_deviation(spectrum: Spectrum, shift: float, tiles_hit: int | None) -> float:
+def ideal_deviation(spectrum: Spectrum, shift: float, tiles_hit: float | None) -> float:
     """Bound how far any attack within a budget moves the ideal mean: ||g(x + delta) - g(x)||.
 
     Args:
@@ -185,7 +185,7 @@ def ideal_deviation(spectrum: Spectrum, shift: float, tiles_hit: int | None) -> 
     return math.sqrt(squares) * SAFETY
 
 
-def variance(spectrum: Spectrum, shift: float, tiles_hit: int | None) -> float:
+def variance(spectrum: Spectrum, shift: float, tiles_hit: float | None) -> float:
     """Bound the sum of the variances of all output values of one draw at x + delta.
 
     Takes and raises what `ideal_deviation` does.
@@ -297,7 +297,7 @@ def _split(values: Array, costs: Array, budget: float, tiles: int) -> Array:
     return bounds
 
 
-def _struck(rare: float, shift: float, hit: int, tiles: int) -> float:
+def _struck(rare: float, shift: float, hit: float, tiles: int) -> float:
     """Bound the sum over tiles of the mean share beyond the radius, of a draw at x + delta.
 
     Neyman and Pearson: a share of mean p at x has a mean of at most c p + E(L - c)+ at x + delta,
@@ -325,7 +325,7 @@ def _check_probability(name: str, value: float) -> None:
         raise ValueError(f"{name} must be between 0 and 1, got {value}")
 
 
-def _check_attack(spectrum: Spectrum, shift: float, tiles_hit: int | None) -> int:
+def _check_attack(spectrum: Spectrum, shift: float, tiles_hit: float | None) -> float:
     """Check an attack's budget and return how many tiles it can shift in full."""
     if not shift >= 0:
         raise ValueError(f"shift must not be negative, got {shift}")

@@ -35,6 +35,7 @@ class Budget(NamedTuple):
     norm: Norm
     method: Method
     channels: int  # of the LR image
+    halo_noise: float = 1.0  # how many times sigma the noise beyond a tile is
 
 
 class Comparison(NamedTuple):
@@ -84,7 +85,8 @@ def mean_squared_error(
     if index is not None:
         total = float(errors[np.arange(len(tiles)), index].sum())
     else:
-        total = quantile_bounds.collective_error(errors, shifts, multiplicity(list(tiles)))
+        hit = multiplicity(list(tiles), budget.halo_noise)
+        total = quantile_bounds.collective_error(errors, shifts, hit)
     return total / comparison.values
 
 
@@ -98,7 +100,8 @@ def _shifts(
         # A patch of d real values is changed by at most radius * sqrt(d) in l2; the box takes the
         # whole image for a patch.
         whole = tiles[-1].rows.stop * tiles[-1].columns.stop
-        pixels = [whole if budget.method == "box" else tile.pixels for tile in tiles]
+        box, k = budget.method == "box", budget.halo_noise
+        pixels = [whole if box else tile.weight(k) for tile in tiles]
         return np.unique(
             np.sqrt(budget.channels * np.array(pixels, float)) * budget.shift, return_inverse=True
         )

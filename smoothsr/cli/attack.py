@@ -283,8 +283,9 @@ def _settle(args: argparse.Namespace, certificate: Certificate | None) -> None:
         known |= _certified(certificate, args.certificate)
     for name, value in known.items():
         given = getattr(args, name)
-        if certificate and given not in (None, value) and (name != "halo" or certificate.tile):
-            option = f"-{'' if name == 'n' else '-'}{name} {given}"
+        tiled = certificate and certificate.tile
+        if certificate and given not in (None, value) and (tiled or not name.startswith("halo")):
+            option = f"-{'' if name == 'n' else '-'}{name.replace('_', '-')} {given}"
             raise UserError(
                 f"{option} contradicts {args.certificate}, which was made with {value}: "
                 "leave it out"
@@ -311,7 +312,9 @@ def _certified(certificate: Certificate, file: Path) -> dict[str, Any]:
     known |= {"agg": certificate.agg, "antithetic": certificate.antithetic}
     known |= {"precision": PRECISIONS[certificate.dtype], "lattice": certificate.lattice}
     known |= {"tile": certificate.tile or 0}
-    return known | ({"halo": certificate.halo} if certificate.tile else {})
+    if certificate.tile:
+        known |= {"halo": certificate.halo, "halo_noise": certificate.halo_noise}
+    return known
 
 
 def _require_fit(

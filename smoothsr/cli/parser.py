@@ -158,6 +158,7 @@ def _attack(commands: Commands) -> None:
         "antithetic",
         "tile",
         "halo",
+        "halo_noise",
         "precision",
         "lattice",
     )  # None unless given, since a certificate brings its own
@@ -287,6 +288,13 @@ def _common(command: argparse.ArgumentParser, sigma: float, tile: int | str, hal
     )
     command.add_argument(
         "--halo", type=int, default=halo, help=f"input pixels read beyond a tile (default {halo})"
+    )
+    command.add_argument(
+        "--halo-noise",
+        type=number,
+        default=1.0,
+        help="how many times sigma the noise beyond a tile is: stronger certificates for a little "
+        "quality (default 1)",
     )
     command.add_argument(
         "--batch-size", type=int, help="draws at once (default: the fastest, found out)"

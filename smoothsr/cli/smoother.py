@@ -32,6 +32,7 @@ class SmootherOptions:
     seed: int | None = None
     memory: float | None = None
     antithetic: bool = False
+    halo_noise: float = 1.0
     lattice: bool | None = None  # None: if all values are whole 8-bit steps
 
     @classmethod
@@ -48,6 +49,7 @@ class SmootherOptions:
             agg=args.agg,
             tile=args.tile or None,
             halo=args.halo,
+            halo_noise=args.halo_noise,
             precision=args.precision,
             batch_size=args.batch_size,
             seed=getattr(args, "seed", None),
@@ -60,7 +62,9 @@ class SmootherOptions:
     def text(self) -> str:
         """The options that define the predictor, as upscale and certify take them."""
         tile = f"--tile {self.tile or 0}"
-        tile += f" --halo {self.halo}" if isinstance(self.tile, int) else ""
+        if isinstance(self.tile, int):
+            tile += f" --halo {self.halo}"
+            tile += f" --halo-noise {self.halo_noise:g}" if self.halo_noise > 1 else ""
         agg = self.agg
         if agg == "mean":
             agg += " --antithetic" if self.antithetic else " --no-antithetic"
@@ -80,6 +84,7 @@ def smoother(options: SmootherOptions, loaded: LoadedSR, picture: Picture) -> Sm
         options.agg,
         tile=options.tile,
         halo=options.halo,
+        halo_noise=options.halo_noise,
         batch_size=options.batch_size,
         seed=options.seed,
         memory=options.memory,

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from smoothsr.engine import lattice, noise
 from smoothsr.engine.batching import Batching, Kind
+from smoothsr.engine.noise import Noise
 from smoothsr.engine.order_statistics import order_statistics
 from smoothsr.engine.tiles import Span, Tile
 
@@ -35,12 +36,8 @@ class Sampler:
         f: The base predictor on patches, (b,C,h,w) to (b,C,s*h,s*w).
         lr: One image (1,C,h,w).
         tiles: The grid, row by row.
-        sigma: Noise standard deviation.
-        seed: Of the noise, None for fresh noise.
+        how: What noise is added.
         batching: Chooses the batches.
-        antithetic: Whether the noise of draw 2k + 1 is the negative of that of draw 2k: for means
-            only, since the draws are then not independent.
-        on_lattice: Whether the noise is on the lattice of `smoothsr.engine.lattice`.
     """
 
     def __init__(
@@ -48,16 +45,13 @@ class Sampler:
         f: Network,
         lr: Tensor,
         tiles: Sequence[Tile],
-        sigma: float,
-        seed: int | None,
+        how: Noise,
         batching: Batching,
-        antithetic: bool = False,
-        on_lattice: bool = False,
     ) -> None:
-        self.f, self.lr, self.tiles, self.sigma, self.batching = f, lr, tiles, sigma, batching
-        precision = torch.float64 if on_lattice else lr.dtype
-        self.source = noise.source(seed, lr.device, precision, antithetic)
-        self.add = lattice.noisy if on_lattice else noise.noisy
+        self.f, self.lr, self.tiles, self.how, self.batching = f, lr, tiles, how, batching
+        precision = torch.float64 if how.on_lattice else lr.dtype
+        self.source = noise.source(how.seed, lr.device, precision, how.antithetic)
+        self.add = lattice.noisy if how.on_lattice else noise.noisy
 
     def draws(self, n: int) -> Iterator[tuple[int, Tensor]]:
         """Yield n outputs of every tile, tile by tile, as (the tile's place in the grid, some
@@ -94,11 +88,21 @@ class Sampler:
         patch = self.lr[..., rows.first : rows.last, columns.first : columns.last]
         # The sum is made in float32 or better; what a network of lower precision makes of it is
         # part of the predictor.
-        noisy = self.add(patch, self.source(index, draws, (*patch.shape[1:],)), self.sigma)
+        noisy = self.add(patch, self.source(index, draws, (*patch.shape[1:],)), self._sigma(tile))
         if tile.padded:
             down, across = (torch.tensor(span.gather, device=noisy.device) for span in tile)
             noisy = noisy[:, :, down[:, None], across]
         return noisy.to(self.lr.dtype)
+
+    def _sigma(self, tile: Tile) -> float | Tensor:
+        """The noise's standard deviation on a patch: one number, or (h,w) if the halo differs."""
+        if self.how.halo == 1:
+            return self.how.sigma
+        sides = [span.last - span.first for span in tile]
+        sigma = torch.full(sides, self.how.halo * self.how.sigma, device=self.lr.device)
+        rows, columns = (slice(s.start - s.first, s.stop - s.first) for s in tile)
+        sigma[rows, columns] = self.how.sigma
+        return sigma
 
 
 class Observer(Protocol):

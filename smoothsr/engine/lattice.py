@@ -44,13 +44,13 @@ def on_lattice(lr: Tensor) -> bool:
     return bool((255 * lr.detach().float() - _steps(lr)).abs().max() < NEAR)
 
 
-def noisy(patch: Tensor, noise: Tensor, sigma: float) -> Tensor:
+def noisy(patch: Tensor, noise: Tensor, sigma: float | Tensor) -> Tensor:
     """Add noise on the lattice.
 
     Args:
         patch: (C,h,w) or (1,C,h,w), floating; its values are rounded to whole 8-bit steps.
         noise: (b,C,h,w), standard normal, float64.
-        sigma: Standard deviation.
+        sigma: Standard deviation, a number or (h,w).
 
     Returns:
         (b,C,h,w), multiples of 1/65280 in the dtype of patch; gradients reach patch.

@@ -8,15 +8,35 @@ read or changed.
 
 import secrets
 from collections.abc import Callable
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Source", "noisy", "sigma_text", "source"]
+__all__ = ["Noise", "Source", "noisy", "sigma_text", "source"]
 
 Source = Callable[[int, range, tuple[int, ...]], Tensor]
 """(tile, draws, shape of one draw) -> standard normal noise `(len(draws), *shape)`."""
+
+
+class Noise(NamedTuple):
+    """How inputs are made noisy.
+
+    Attributes:
+        sigma: Standard deviation, in [0, 1] units.
+        seed: None for fresh noise.
+        antithetic: Whether the noise of draw 2k + 1 is the negative of that of draw 2k: for means
+            only, since the draws are then not independent.
+        on_lattice: Whether it is on the lattice of `smoothsr.engine.lattice`.
+        halo: How many times sigma it is on pixels that a patch reads beyond its tile.
+    """
+
+    sigma: float
+    seed: int | None = None
+    antithetic: bool = False
+    on_lattice: bool = False
+    halo: float = 1.0
 
 
 def source(
@@ -40,8 +60,10 @@ def source(
     return _seeded(seed, device, precision)
 
 
-def noisy(patch: Tensor, noise: Tensor, sigma: float) -> Tensor:
-    """Add noise (b,C,h,w) of standard deviation 1 times sigma to a patch (1,C,h,w)."""
+def noisy(patch: Tensor, noise: Tensor, sigma: float | Tensor) -> Tensor:
+    """Add noise (b,C,h,w) of standard deviation 1 times sigma, a number or (h,w), to a patch
+    (1,C,h,w).
+    """
     return patch + sigma * noise
 
 

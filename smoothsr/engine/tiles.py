@@ -43,6 +43,13 @@ class Tile(NamedTuple):
         """How many real pixels the patch reads."""
         return (self.rows.last - self.rows.first) * (self.columns.last - self.columns.first)
 
+    def weight(self, halo_noise: float) -> float:
+        """Sum over the patch's real pixels of sigma^2 over the variance of their noise, which is
+        halo_noise times sigma beyond the tile.
+        """
+        rows, columns = (span.stop - span.start for span in self)
+        return rows * columns + (self.pixels - rows * columns) / halo_noise**2
+
     @property
     def padded(self) -> bool:
         """Whether the patch reaches beyond the image."""
@@ -122,11 +129,13 @@ def reflect(index: int, length: int) -> int:
     return min(index, 2 * (length - 1) - index)
 
 
-def multiplicity(tiles: list[Tile]) -> int:
-    """M: the largest number of patches that one input pixel belongs to."""
+def multiplicity(tiles: list[Tile], halo_noise: float = 1.0) -> float:
+    """M: the largest number of patches that one input pixel belongs to, of which all but its own
+    tile's count by 1 over the square of halo_noise.
+    """
     most = 1
     for axis in (0, 1):
         reads = {tile[axis].start: (tile[axis].first, tile[axis].last) for tile in tiles}.values()
         # How many intervals cover a pixel is largest at the first pixel of one of them.
         most *= max(sum(a <= first < b for a, b in reads) for first, _ in reads)
-    return most
+    return 1 + (most - 1) / halo_noise**2

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from smoothsr.engine import draws, noise, quantiles
 from smoothsr.engine.batching import Batching
+from smoothsr.engine.noise import Noise
 from smoothsr.engine.tiles import grid
 
 SIGMA = 0.2
@@ -25,7 +26,9 @@ def image(height: int, width: int, channels: int = 3) -> Tensor:
 
 
 def sampler(lr, tiles, seed, batch, f=f, sigma=SIGMA, antithetic=False) -> draws.Sampler:
-    return draws.Sampler(f, lr, tiles, sigma, seed, Batching(batch, batch is None), antithetic)
+    return draws.Sampler(
+        f, lr, tiles, Noise(sigma, seed, antithetic), Batching(batch, batch is None)
+    )
 
 
 def ranks_of(source: draws.Sampler, n: int, ranks: list[int], **options) -> np.ndarray:

@@ -10,6 +10,7 @@ from smoothsr.engine import moments
 from smoothsr.engine.batching import Batching
 from smoothsr.engine.draws import Sampler, observe
 from smoothsr.engine.moments import Centre, Moments, MomentSum, largest_eigenvalue, pilot
+from smoothsr.engine.noise import Noise
 from smoothsr.engine.tiles import grid
 
 
@@ -103,7 +104,7 @@ def f(patches):
 def test_an_image_has_a_row_for_each_tile_and_pilots_are_used_for_nothing_else(batch):
     lr, n, pilots = uniform(1, 3, 5, 6, dtype=torch.float32), 30, 10
     tiles = grid(5, 6, 3, 1)
-    sampler = Sampler(f, lr, tiles, 0.2, 3, Batching(batch, False))
+    sampler = Sampler(f, lr, tiles, Noise(0.2, 3), Batching(batch, False))
     observer = Moments(n, pilots, (5, 6))
     observe(sampler, n, [observer])
     assert observer.mean.shape == (1, 3, 10, 12)
