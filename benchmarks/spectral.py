@@ -74,9 +74,18 @@ def main() -> None:
 
 def smoother(model: nn.Module, sigma: float, grid: str) -> SmoothedSR:
     """The mean of 21 independent draws on a grid TILE/HALO, or TILE/HALO/NOISE."""
-    tile, halo, *noise = grid.split("/")
-    options = {"tile": int(tile) or None, "halo": int(halo), "halo_noise": float((noise or [1])[0])}
-    return SmoothedSR(model, sigma, 21, "mean", antithetic=False, lattice=True, **options)
+    tile, halo, noise = map(float, [*grid.split("/"), "1"][:3])
+    return SmoothedSR(
+        model,
+        sigma,
+        21,
+        "mean",
+        antithetic=False,
+        lattice=True,
+        tile=int(tile) or None,
+        halo=int(halo),
+        halo_noise=noise,
+    )
 
 
 def pictures(names: Sequence[str] | None, crop: int) -> Iterator[tuple[str, Tensor, Tensor | None]]:

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from smoothsr import SmoothedSR, adapters, metrics
 from smoothsr.engine.draws import output_slice, output_slices
-from smoothsr.engine.tiles import Tile, grid
+from smoothsr.engine.tiles import Tile
 
 RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0)  # of the control variate, times the number of draws
 RANKS = 16  # quantiles on each side of the median
@@ -87,7 +87,7 @@ def print_rows(
     draw: Callable[[SmoothedSR, Tensor, Tile], Draws],
 ) -> None:
     """Print a row for each idea, all from the same draws."""
-    tiles = grid(lr.shape[2], lr.shape[3], smoothed.tile, smoothed.halo)
+    tiles = smoothed.grid(lr)
     sums = {idea: np.zeros(len(LINF)) for idea in ideas}
     mean = torch.empty(0)
     for tile in tiles:

@@ -269,12 +269,13 @@ def _psnr_columns(referred: bool) -> list[Column]:
 
 def _legend(answers: Answers) -> str:
     lines = [f"{head:>12}: {meaning}" for head, _, meaning in _columns(answers)]
-    count = answers.certificate.multiplicity
+    count, noise = answers.certificate.multiplicity, answers.certificate.halo_noise
+    less = f", in halos as 1/{noise**2:g} of one" if noise > 1 else ""
     if count > 1:
         lines.append(
-            f"{'M':>12}: {count}, the most patches that read one input pixel: an attack counts "
-            f"in each, so the squares of its\n{'':14}norms on the patches add up to at most "
-            f"{count} times that of its norm on the image"
+            f"{'M':>12}: {count:.3g}, the most patches that read one input pixel{less}: an attack "
+            f"counts in each, so the squares of its\n{'':14}norms on the patches add up to at "
+            f"most {count:.3g} times that of its norm on the image"
         )
     return "\n".join(lines)
 
@@ -284,7 +285,7 @@ def sentences(certificate: Certificate, radius: float, beta: float) -> tuple[str
     c = certificate
     how = (
         f"sigma {sigma_text(c.sigma)}, "
-        + (f"tile {c.tile}, halo {c.halo}, M {c.multiplicity}" if c.tile else "one tile")
+        + (_grid_text(c) if c.tile else "one tile")
         + f", {c.dtype}{' on a lattice' if c.lattice else ''}"
     )
     if c.void:
@@ -322,6 +323,11 @@ def sentences(certificate: Certificate, radius: float, beta: float) -> tuple[str
         "wrong picture."
     )
     return given, absent
+
+
+def _grid_text(c: Certificate) -> str:
+    noise = f" with {c.halo_noise:g} times the noise" if c.halo_noise > 1 else ""
+    return f"tile {c.tile}, halo {c.halo}{noise}, M {c.multiplicity:.3g}"
 
 
 def radius_figure(answers: Answers) -> "Figure":
