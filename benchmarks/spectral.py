@@ -63,7 +63,9 @@ def main() -> None:
         pictures(args.images, args.crop), args.sigma, args.grid
     ):
         tile, halo = map(int, grid.split("/"))
-        smoothed = SmoothedSR(model, sigma, 21, "mean", tile=tile or None, halo=halo)
+        smoothed = SmoothedSR(
+            model, sigma, 21, "mean", tile=tile or None, halo=halo, antithetic=False
+        )
         start = time.perf_counter()
         n = args.n if args.n == "auto" else int(args.n)
         certificate = smoothed.certify(lr, n=n, kind=args.kind)
