@@ -39,7 +39,7 @@ class SmoothUpscale:
             "min": 1,
             "max": 999,
             "step": 2,
-            "tooltip": "noisy copies, odd; the time grows with it",
+            "tooltip": "noisy copies, odd for the median; the mean does with 7",
         }
         tile = {
             "default": 256,
