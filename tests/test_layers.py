@@ -199,6 +199,7 @@ def test_signatures_that_others_rely_on():
         "denoiser",
         "seed",
         "recompute",
+        "memory",
     ]
     assert parameters(smoothed.certify)[:5] == ["lr", "n", "alpha", "levels", "scope"]
     assert parameters(certificate.bounds) == ["radius", "predictor", "beta", "per", "rounded"]
