@@ -105,3 +105,12 @@ def test_attacks_see_the_tiles_that_were_chosen(monkeypatch):
     give(monkeypatch, smoothed, lr, 0.6)
     seen = views.views(smoothed, lr, 2, 0)["mean"].args[0]
     assert seen.tile == smoothed.fitted(lr).tile
+
+
+def test_what_a_pass_takes_is_measured_once():
+    network, passes = load("builtin").model, list[int]()
+    network.register_forward_hook(lambda _, inputs, __: passes.append(inputs[0].shape[-1]))
+    smoothed = SmoothedSR(network, 0.03, 3, tile="auto")
+    for side in (60, 64, 60):
+        smoothed(photo(side))
+    assert passes.count(48) == 1
