@@ -60,21 +60,11 @@ def main() -> None:
         print(
             f"  certify / floor:            {spent['total'] / spent['floor']:.3f}   (1.08 wanted)"
         )
-    command = [
-        sys.executable,
-        __file__,
-        "--size",
-        str(args.size),
-        "--tile",
-        str(args.tile),
-        "--halo",
-        str(args.halo),
-        "--kind",
-        args.kind,
-        "--peak",
-    ]
+    options = {"size": args.size, "tile": args.tile, "halo": args.halo, "kind": args.kind}
+    command = [sys.executable, __file__]
+    command += [word for name, value in options.items() for word in (f"--{name}", str(value))]
     few, many = (
-        float(subprocess.run([*command, n], capture_output=True, check=True).stdout)
+        float(subprocess.run([*command, "--peak", n], capture_output=True, check=True).stdout)
         for n in ("100", "1000")
     )
     print(

@@ -23,7 +23,7 @@ from smoothsr.certificates.planning import draws_wanted
 from smoothsr.certificates.spectral_error import attack
 from smoothsr.engine import draws, memory
 from smoothsr.engine.batching import Batching
-from smoothsr.engine.forward_memory import footprint
+from smoothsr.engine.forward_memory import CORNER, Footprint, footprint
 from smoothsr.engine.independence import require_independence
 from smoothsr.engine.lattice import on_lattice
 from smoothsr.engine.memory import Demand, largest_tile
@@ -132,7 +132,9 @@ class SmoothedSR(Transparent):
         self.seed, self.lattice = seed, lattice
         self.recompute, self.memory = recompute, memory
         self._inside = False  # whether patches at the image's edge are moved into it
-        self._reaches = dict[int, Reach]()  # by channels; shared by variants
+        # What has been found out of the network, by the shape it was tried on; shared by variants.
+        self._reaches = dict[int, Reach]()
+        self._footprints = dict[torch.Size, Footprint]()
         self.denoiser = denoiser
         self.training = model.training
         convolutional = any(
@@ -216,7 +218,10 @@ class SmoothedSR(Transparent):
 
     def demand(self, lr: Tensor) -> Demand:
         """Count what an output for lr (1,C,h,w) asks of memory."""
-        found = footprint(self, self.base, lr)
+        corner = lr[..., :CORNER, :CORNER]
+        if corner.shape not in self._footprints:
+            self._footprints[corner.shape] = footprint(self, self.base, corner)
+        found = self._footprints[corner.shape]
         held = 2 if self.agg == "mean" else self.n + 1
         values = lr.shape[1] * found.scale**2
         return Demand((lr.shape[2], lr.shape[3]), values, held, found.pixel_bytes)

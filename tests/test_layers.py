@@ -200,7 +200,9 @@ def test_signatures_that_others_rely_on():
         "seed",
         "lattice",
         "recompute",
+        "memory",
         "antithetic",
+        "halo_noise",
     ]
     assert parameters(smoothed.certify)[:5] == ["lr", "n", "alpha", "levels", "scope"]
     assert parameters(certificate.bounds) == ["radius", "predictor", "beta", "per", "rounded"]

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from smoothsr import SmoothedSR
+from smoothsr.attacks.gradient_memory import patches
 from smoothsr.cli.errors import UserError
 from smoothsr.engine import memory
 from smoothsr.engine.batching import Batching
@@ -54,14 +55,14 @@ def fitted(
         return smoothed.fitted(lr)
     demand, room = smoothed.demand(lr), memory.room(smoothed.memory, lr.device)
     taken = held(demand, smoothed.tile)
-    each = demand.a_pass(smoothed.tile, smoothed.halo)
+    each = demand.pixel_bytes * patches(smoothed, lr)[1]
     needed = taken + each * (smoothed.batching.batch_size or 1)
     if needed > room:
         raise UserError(
             f"{lr.shape[3]}x{lr.shape[2]} pixels would take {needed / 2**30:.1f} GiB of memory, "
             f"and {max(room, 0) / 2**30:.1f} GiB are free: {advice}"
         )
-    smoothed.batching.most = demand.at_once(smoothed.tile, smoothed.halo, room, taken)
+    smoothed.batching.most = memory.fitting(each, room - taken)
     return smoothed
 
 

@@ -400,9 +400,9 @@ def _tiles(command: argparse.ArgumentParser, several: bool) -> None:
         command.add_argument(
             "-t",
             "--tile",
-            type=int,
-            default=0,
-            help="tile side in input pixels, 0: none (default 0)",
+            type=side,
+            default="auto",
+            help=f"tile side in input pixels, 0: none{AUTO} (default auto)",
         )
         command.add_argument(
             "--halo", type=int, default=4, help="input pixels read beyond a tile (default 4)"

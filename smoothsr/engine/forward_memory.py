@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from smoothsr.engine.draws import ratio
 
-__all__ = ["Footprint", "footprint"]
+__all__ = ["CORNER", "Footprint", "footprint"]
 
 CORNER = 48  # pixels a side of what is measured
 # What passes hold beyond the inputs and outputs of their modules, such as copies in another layout:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import torch
 
-__all__ = ["Demand", "free_bytes", "largest_tile", "room"]
+__all__ = ["Demand", "fitting", "free_bytes", "largest_tile", "room"]
 
 BATCH = 4 * 2**30  # bytes that the passes of one batch take at most, however much is free
 LEAST = 8  # side of the smallest tile that is chosen
@@ -49,14 +49,18 @@ class Demand(NamedTuple):
         return self.values * (8 * height * width + 4 * self.draws * kept)
 
     def a_pass(self, tile: int | None, halo: int) -> float:
-        """Count the bytes that the network takes for one patch."""
-        cut = [side if tile is None or side <= tile else tile + 2 * halo for side in self.sides]
-        return self.pixel_bytes * cut[0] * cut[1]
+        """Count the bytes that the network takes for one patch inside the image."""
+        rows, columns = (min(side, (tile or side) + 2 * halo) for side in self.sides)
+        return self.pixel_bytes * rows * columns
 
-    def at_once(self, tile: int | None, halo: int, room: float, held: float | None = None) -> int:
+    def at_once(self, tile: int | None, halo: int, room: float) -> int:
         """Tell how many patches fit into so many bytes, together with all that is held."""
-        left = room - (self.held(tile) if held is None else held)
-        return max(0, int(min(left, BATCH) // self.a_pass(tile, halo)))
+        return fitting(self.a_pass(tile, halo), room - self.held(tile))
+
+
+def fitting(each: float, room: float) -> int:
+    """Tell how many passes of so many bytes each are made at once."""
+    return max(0, int(min(room, BATCH) // each))
 
 
 def largest_tile(demand: Demand, halo: int, room: float) -> int | None:

@@ -215,7 +215,7 @@ class Moments:
         if not 1 <= pilots < n:
             raise ValueError(f"pilots must be from 1 to n - 1 = {n - 1}, got {pilots}")
         self.n, self.pilots, self.lr_sides = n, pilots, lr_sides
-        self._centres: list[Centre] = []
+        self._fixed: list[tuple[float, float, float]] = []
         self._shown: list[tuple[float, float, float]] = []
         self._mean: np.ndarray | None = None
         self._shape: tuple[int, ...] = ()
@@ -242,7 +242,9 @@ class Moments:
         """Keep the tile's moments and mean."""
         if self._sum is None:
             raise ValueError("a tile was finished before its certification draws")
-        self._centres.append(self._sum.centre._replace(values=self._sum.centre.values[:0]))
+        # Numbers alone: a view would keep its tile's memory, and small pieces of it that stay all
+        # over the heap keep what lies between them from being used again.
+        self._fixed.append(self._sum.centre[1:])
         self._shown.append(self._sum.result())
         mean = torch.as_tensor(self._total / self._sum.n).float().view(self._shape).cpu().numpy()
         scale = mean.shape[-1] // (tile.columns.stop - tile.columns.start)
@@ -262,8 +264,8 @@ class Moments:
     @property
     def tiles(self) -> TileMoments:
         """The moments of all tiles, in their order."""
-        fixed = np.array([(centre.radius, centre.reach, centre.weight) for centre in self._centres])
-        return TileMoments(self.n - self.pilots, *fixed.T, *np.array(self._shown).T)
+        numbers = (*np.array(self._fixed).T, *np.array(self._shown).T)
+        return TileMoments(self.n - self.pilots, *numbers)
 
     def _begin(self) -> None:
         """Fix the centre, once the pilot draws are there."""

@@ -6,13 +6,15 @@ On disk and in tables no tiles are written as tile 0, as on the command line.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from smoothsr.smoothing import SmoothedSR, settled_draws
 
 __all__ = ["Image", "Record", "Row", "Setting", "statistic"]
+
+TileSide = int | Literal["auto"] | None
 
 
 class Image(NamedTuple):
@@ -25,23 +27,23 @@ class Image(NamedTuple):
 
 class Setting(NamedTuple):
     """How a network is run: bare where sigma is 0, or smoothed with n draws, in tiles unless tile
-    is None.
+    is None; in tiles only where memory asks for them if it is "auto".
     """
 
     sigma: float
     n: int = 1
-    tile: int | None = None
+    tile: TileSide = None
     halo: int = 0
 
     @classmethod
-    def of(cls, sigma: float, n: int, tile: int | None, halo: int) -> "Setting":
+    def of(cls, sigma: float, n: int, tile: TileSide, halo: int) -> "Setting":
         """Make a setting without the numbers that it doesn't use; tile 0 is None."""
         if not sigma:
             return cls(0.0)
-        return cls(sigma, n, tile, halo) if tile else cls(sigma, n)
+        return cls(sigma, n, tile or None, halo if isinstance(tile, int) and tile else 0)
 
     @property
-    def stored(self) -> list[float | int]:
+    def stored(self) -> list[float | int | str]:
         """The numbers as part files are named by, which must find those of earlier runs."""
         return [self.sigma, self.n, self.tile or 0, self.halo]
 
@@ -79,7 +81,7 @@ class Row(NamedTuple):
     model: str
     sigma: float
     n: int = 1
-    tile: int | None = None
+    tile: TileSide = None
     halo: int = 0
 
     def to_json(self) -> dict[str, Any]:

@@ -141,7 +141,7 @@ def _comparison(
 
 
 def _how(row: Row) -> str:
-    tiles = f", tile {row.tile}, halo {row.halo}" if row.tile else ""
+    tiles = f", tile {row.tile}, halo {row.halo}" if isinstance(row.tile, int) else ""
     return f"sigma {sigma_text(row.sigma)}, n {row.n}{tiles}" if row.sigma else "bare"
 
 

@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch import nn
 
+from smoothsr import SmoothedSR
 from smoothsr.cli import main, memory_budget
 from smoothsr.cli.loading import NetworkOptions, load
-from smoothsr.cli.smoother import SmootherOptions
-from smoothsr.engine.forward_memory import WORKSPACE, forward_bytes
+from smoothsr.cli.smoother import SmootherOptions, smoother
+from smoothsr.engine import memory
+from smoothsr.engine.forward_memory import WORKSPACE, footprint
+from smoothsr.engine.memory import Demand
 from smoothsr.files import images
 from smoothsr.files.images import Picture
 
@@ -84,65 +87,130 @@ def test_no_command_keeps_gradients_of_the_weights(command, photo, tmp_path, mon
 def test_a_pass_is_counted_as_it_is():
     """A network of known sizes: at its fullest it holds the image and the first two maps."""
     network = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 4, 1), nn.Conv2d(4, 3, 1))
-    counted = forward_bytes(network, network, torch.rand(1, 3, 60, 50)) / WORKSPACE
-    assert counted == pytest.approx(4 * (3 + 8 + 4))
+    found = footprint(network, network, torch.rand(1, 3, 60, 50))
+    assert found.pixel_bytes / WORKSPACE == pytest.approx(4 * (3 + 8 + 4))
+    assert found.scale == 1
 
 
-@pytest.mark.parametrize(
-    ("tile", "kept"), [(None, 21 * 100 * 90), (16, 21 * 16 * 16), (95, 21 * 95 * 90)]
-)
-def test_draws_of_a_tile_and_the_output_are_counted(tile, kept):
-    picture = Picture(torch.rand(1, 3, 100, 90))
-    options = SmootherOptions(0.03, 21, "median", tile, 4, "float32")
-    values = 3 * 4**2
-    assert memory_budget.serving_bytes(options, picture, 4) >= 4 * values * (kept + 100 * 90)
+@pytest.mark.parametrize("agg", ["median", "mean"])
+@pytest.mark.parametrize(("tile", "kept"), [(None, 100 * 90), (16, 16 * 16), (95, 95 * 90)])
+def test_draws_of_a_tile_and_the_output_are_counted(agg, tile, kept):
+    smoothed = SmoothedSR(nn.Upsample(scale_factor=4), 0.03, 21, agg, tile=tile)
+    demand = smoothed.demand(torch.rand(1, 3, 100, 90))
+    draws = 22 if agg == "median" else 2
+    assert demand.held(tile) == 3 * 4**2 * (4 * draws * kept + 8 * 100 * 90)
+
+
+def give(monkeypatch, free: float) -> None:
+    monkeypatch.setattr(memory, "free_bytes", lambda device: free)
 
 
 def test_what_does_not_fit_is_one_line(photo, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(memory_budget, "free_bytes", lambda device: 250_000.0)
+    give(monkeypatch, 250_000.0)
     assert main(["certify", str(photo), "--tile", "0", "-o", str(tmp_path / "out")]) == 2
     assert "GiB are free: leave --tile at 4" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+    assert main(["upscale", str(photo), "-o", str(tmp_path), "--tile", "0"]) == 2
+    assert "leave --tile at auto" in capsys.readouterr().err
     assert main(["upscale", str(photo), "-o", str(tmp_path)]) == 2
-    assert "pass --tile 64" in capsys.readouterr().err
+    assert "allow more, or take a crop" in capsys.readouterr().err
     command = ["upscale", str(photo), "-o", str(tmp_path), "--tile", "2", "--halo", "1"]
     assert main(command) == 0
+    assert main(["upscale", str(photo), "-o", str(tmp_path), "--memory", "1MiB"]) == 2
+    assert "0 GiB may be taken" in capsys.readouterr().err
+
+
+def test_memory_is_written_with_its_unit(photo, capsys):
+    with pytest.raises(SystemExit):
+        main(["upscale", str(photo), "--memory", "2"])
+    assert "must be such as 2GiB or 800MB, got '2'" in capsys.readouterr().err
 
 
 def test_fewer_draws_at_once_where_memory_is_short(monkeypatch):
     loaded, _ = load(NetworkOptions("builtin"))
     picture = picture_of(48)
-    assert (
-        memory_budget.fitting_smoother(OPTIONS, loaded, picture, 0, "").batching.batch_size is None
-    )
-    each = 48**2 * forward_bytes(loaded.model, loaded.model, picture.pixels)
-    monkeypatch.setattr(memory_budget, "free_bytes", lambda device: 3.5 * each)
-    some = memory_budget.fitting_smoother(OPTIONS, loaded, picture, 0, "")
-    assert some.batching.batch_size == 3
+    each = 48**2 * footprint(loaded.model, loaded.model, picture.pixels).pixel_bytes
+    for free, most in ((3.5 * each, 3), (1.5 * each, 1)):
+        give(monkeypatch, free)
+        smoothed = smoother(OPTIONS, loaded, picture)
+        some = memory_budget.fitted(smoothed, picture.pixels, lambda *_: 0.0, "")
+        assert (some.batching.batch_size, some.batching.most) == (None, most)
+    give(monkeypatch, 0.5 * each)
+    with pytest.raises(ValueError, match="GiB are free: advice"):
+        memory_budget.fitted(smoothed, picture.pixels, lambda *_: 0.0, "advice")
 
 
 def test_the_bare_network_runs_in_tiles_where_the_image_does_not_fit(monkeypatch):
     loaded, _ = load(NetworkOptions("builtin"))
     picture = picture_of(200)
-    smoothed = memory_budget.fitting_smoother(OPTIONS, loaded, picture, 0, "")
-    whole = memory_budget.bare_output(smoothed, picture.pixels, 4)
-    assert torch.equal(whole, loaded.model(picture.pixels).clamp(0, 1))
-    room = 8 * whole.numel() + 195**2 * forward_bytes(smoothed, smoothed.base, picture.pixels)
-    monkeypatch.setattr(memory_budget, "free_bytes", lambda device: room)
-    tiled = memory_budget.bare_output(smoothed, picture.pixels, 4)
-    inner = (..., slice(80, -80), slice(80, -80))  # where no patch is completed by reflection
-    torch.testing.assert_close(tiled[inner], whole[inner], atol=1e-4, rtol=0)
-    assert not torch.equal(tiled, whole)
-    monkeypatch.setattr(memory_budget, "free_bytes", lambda device: room / 10)
-    with pytest.raises(ValueError, match="GiB are free"):
-        memory_budget.bare_output(smoothed, picture.pixels, 4)
+    smoothed = smoother(OPTIONS, loaded, picture)
+    whole = memory_budget.bare_output(smoothed, picture.pixels)
+    torch.testing.assert_close(whole, loaded.model(picture.pixels).clamp(0, 1))
+    demand = smoothed.demand(picture.pixels)._replace(draws=2)
+    give(monkeypatch, 2 * (demand.held(150) + demand.a_pass(None, 0)) - 2)
+    seen = list[int]()
+    smoothed.model.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape[2]))
+    tiled = memory_budget.bare_output(smoothed, picture.pixels)
+    assert (tiled - whole).abs().max() < 1 / 255
+    assert seen[-4:] == [seen[-1]] * 4
+    assert seen[-1] < 200
+    give(monkeypatch, 2 * demand.held(1))
+    with pytest.raises(ValueError, match="GiB may be taken"):
+        memory_budget.bare_output(smoothed, picture.pixels)
+
+
+@pytest.fixture(scope="module")
+def cheap(tmp_path_factory):
+    """Options of a network that costs next to nothing."""
+    folder = tmp_path_factory.mktemp("cheap")
+    source = """
+from torch import nn
+class Cheap(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.Conv2d(3, 48, 3, padding=1), nn.PixelShuffle(4))
+"""
+    (folder / "cheap.py").write_text(source)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = nn.Sequential(nn.Conv2d(3, 48, 3, padding=1), nn.PixelShuffle(4))
+    torch.save(network.state_dict(), folder / "cheap.pth")
+    return ["-m", folder / "cheap.pth", "--arch", f"{folder / 'cheap.py'}:Cheap"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts otherwise elsewhere")
+@pytest.mark.parametrize("budget", [1.25, 2])
+def test_a_large_output_stays_within_the_memory_that_is_stated(budget, cheap, tmp_path):
+    """4096x4096 pixels of 21 draws each."""
+    images.write(tmp_path / "large.png", picture_of(1024))
+    options = ["-o", tmp_path / "out", "--memory", f"{budget}GiB", *cheap]
+    found = peak("upscale", tmp_path / "large.png", *options)
+    assert found < budget * 2**30
+    assert found > 0.5 * budget * 2**30  # and makes use of it
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="ru_maxrss counts otherwise elsewhere")
+def test_a_certificate_of_a_large_output_takes_what_is_counted(cheap, tmp_path):
+    """1024x1024 pixels; levels and spectrum."""
+    images.write(tmp_path / "small.png", picture_of(16))
+    images.write(tmp_path / "large.png", picture_of(256))
+    options = ["-o", tmp_path / "out", "--tile", 8, "--halo", 2, "--n-cert", 100, *cheap]
+    options += ["--batch-size", 64]
+    program = peak("certify", tmp_path / "small.png", *options)
+    found = peak("certify", tmp_path / "large.png", *options)
+    demand = Demand((256, 256), 3 * 16, 22, 1000.0)
+    counted = memory_budget.certifying_bytes(demand, 8, 100, 32)
+    assert found < 3 * 2**30
+    passes = 64 * 12**2 * demand.pixel_bytes
+    assert found - program < counted + passes + 100 * MIB
 
 
 def test_free_memory_is_the_least_that_the_system_tells(tmp_path, monkeypatch):
     limit, used = tmp_path / "max", tmp_path / "now"
     limit.write_text("5000\n")
     used.write_text("2000\n")
-    monkeypatch.setattr(memory_budget, "CGROUPS", ((str(limit), str(used)),))
-    assert memory_budget.free_bytes(torch.device("cpu")) == 3000
+    monkeypatch.setattr(memory, "CGROUPS", ((str(limit), str(used)),))
+    assert memory.free_bytes(torch.device("cpu")) == 3000
     limit.write_text("max\n")
-    assert memory_budget.free_bytes(torch.device("cpu")) > MIB
+    assert memory.free_bytes(torch.device("cpu")) > MIB

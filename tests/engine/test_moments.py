@@ -1,5 +1,6 @@
 """Moments of draws against their definitions, whichever matrix they are taken of."""
 
+import gc
 import math
 
 import numpy as np
@@ -117,6 +118,27 @@ def test_an_image_has_a_row_for_each_tile_and_pilots_are_used_for_nothing_else(b
         assert row[3:] == pytest.approx(summed(draws[pilots:].flatten(1), centre), rel=1e-3)
         down, across = (slice(2 * span.start, 2 * span.stop) for span in tile)
         assert np.allclose(observer.mean[0, :, down, across], draws[pilots:].mean(0), atol=1e-6)
+
+
+def test_nothing_of_a_tile_is_kept_but_numbers():
+    """Tensors that stay, however small, keep memory that grows with the tiles."""
+
+    def tensors() -> int:
+        gc.collect()
+        return sum(type(each) is torch.Tensor for each in gc.get_objects())
+
+    counts = list[int]()
+
+    class Counted(Moments):
+        def finish(self, tile):
+            super().finish(tile)
+            counts.append(tensors())
+
+    lr = uniform(1, 3, 8, 8, dtype=torch.float32)
+    sampler = Sampler(f, lr, grid(8, 8, 2, 1), 0.2, 3, Batching(10, False))
+    observe(sampler, 20, [Counted(20, 5, (8, 8))])
+    assert len(counts) == 16
+    assert counts[-1] <= counts[1]
 
 
 @pytest.mark.parametrize("pilots", [0, 30, 31])

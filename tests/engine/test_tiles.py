@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from smoothsr.engine.tiles import grid, multiplicity, reflect, spans
+from smoothsr.engine.tiles import grid, multiplicity, reflect, spans, spans_inside
 
 AXES = [*itertools.product((1, 2, 4, 7), (0, 1, 2, 3, 6, 20))]
 LENGTHS = (1, 2, 3, 5, 8, 13)
@@ -105,3 +105,18 @@ def test_a_halo_of_reflections_alone_is_refused_at_once():
     with pytest.raises(ValueError, match="halo must be at most 20 for an image of 4x5 pixels"):
         grid(5, 4, 2, 100_000_000)
     assert len(grid(5, 4, 8, 100_000_000)) == 1  # one tile, which needs none
+
+
+@pytest.mark.parametrize("halo", [0, 1, 3, 9])
+@pytest.mark.parametrize("tile", [1, 3, 4, 40])
+def test_patches_inside_the_image_read_all_that_there_is_around_a_tile(tile, halo):
+    for length in range(1, 20):
+        cut = spans_inside(length, tile, halo)
+        assert len({len(span.gather) for span in cut}) == 1
+        covered = [pixel for span in cut for pixel in range(span.start, span.stop)]
+        assert covered == [*range(length)]
+        for span in cut:
+            assert 0 <= span.first <= max(0, span.start - halo)
+            assert min(length, span.stop + halo) <= span.last <= length
+            assert span.gather == (*range(span.last - span.first),)
+            assert span.first + span.offset == span.start
