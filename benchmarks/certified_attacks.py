@@ -40,7 +40,6 @@ from smoothsr import Certificate, SmoothedSR, adapters, attacks
 from smoothsr.attacks.budget import Norm
 from smoothsr.attacks.views import View, views
 from smoothsr.certificates.check import bounds_under
-from smoothsr.engine.tiles import grid
 from smoothsr.files import images
 from smoothsr.metrics import to_8bit
 
@@ -157,10 +156,7 @@ def attack(smoothed: SmoothedSR, lr: Tensor, number: int, steps: int) -> Tensor:
     ]
     kind = [*kinds, partial(attacks.cw, steps=steps)][rng.integers(4)]
     radius = smoothed.sigma * rng.choice(RADII)
-    most = (
-        max(tile.pixels for tile in grid(lr.shape[2], lr.shape[3], smoothed.tile, smoothed.halo))
-        * lr.shape[1]
-    )
+    most = max(tile.pixels for tile in smoothed.grid(lr)) * lr.shape[1]
     view = views(smoothed, lr, 5, number)[way]
     place, sign = rng.random(), rng.choice([-1, 1])
 
