@@ -21,6 +21,8 @@ from smoothsr.smoothing import variant
 
 __all__ = ["bare_output", "certifying_bytes", "fitted"]
 
+ANSWERS = 64  # bytes for each output value that answers and figures take, measured at 1024x1024
+
 
 def certifying_bytes(demand: Demand, tile: int | None, n_cert: int, levels: int) -> float:
     """Count what a certificate holds besides the passes of a batch: the served output's part, then
@@ -33,7 +35,7 @@ def certifying_bytes(demand: Demand, tile: int | None, n_cert: int, levels: int)
     draws = min(n_cert, DIRECT) + (1024 if n_cert > DIRECT else 0)
     stored = 2 * levels * (whole + kept)
     moments = 4 * kept * min(n_cert, max(kept, BLOCK)) * 4 / 3 + 16 * min(n_cert, kept) ** 2
-    return max(demand.held(tile), kept * draws + stored + moments + 44 * whole)
+    return max(demand.held(tile), kept * draws + stored + moments + ANSWERS * whole)
 
 
 def fitted(
