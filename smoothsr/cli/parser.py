@@ -112,7 +112,7 @@ def _certify(commands: Commands) -> None:
     command.add_argument(
         "--reference", type=Path, help="ground truth image, for certified fidelity"
     )
-    _common(command, sigma=0.05, tile=4, halo=2)
+    _common(command, sigma=0.05, tile=4, halo=1, halo_noise=2.0)
     _memory(command)
     command.set_defaults(command="certify")
 
@@ -262,7 +262,13 @@ def _models(commands: Commands) -> None:
     command.set_defaults(command="models")
 
 
-def _common(command: argparse.ArgumentParser, sigma: float, tile: int | str, halo: int) -> None:
+def _common(
+    command: argparse.ArgumentParser,
+    sigma: float,
+    tile: int | str,
+    halo: int,
+    halo_noise: float = 1.0,
+) -> None:
     """Options of the commands that run one smoothed model."""
     command.add_argument(
         "-m",
@@ -292,9 +298,9 @@ def _common(command: argparse.ArgumentParser, sigma: float, tile: int | str, hal
     command.add_argument(
         "--halo-noise",
         type=number,
-        default=1.0,
+        default=halo_noise,
         help="how many times sigma the noise beyond a tile is: stronger certificates for a little "
-        "quality (default 1)",
+        f"quality (default {halo_noise:g})",
     )
     command.add_argument(
         "--batch-size", type=int, help="draws at once (default: the fastest, found out)"
