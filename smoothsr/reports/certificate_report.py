@@ -18,7 +18,7 @@ from smoothsr.certificates.options import Predictor
 from smoothsr.engine.noise import sigma_text
 from smoothsr.files.atomic import replacing
 from smoothsr.reports import deviation_report
-from smoothsr.reports.deviation_report import Deviation, at_least
+from smoothsr.reports.deviation_report import Deviation, at_least, grid_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -285,7 +285,8 @@ def sentences(certificate: Certificate, radius: float, beta: float) -> tuple[str
     c = certificate
     how = (
         f"sigma {sigma_text(c.sigma)}, "
-        + (_grid_text(c) if c.tile else "one tile")
+        + grid_text(c)
+        + (f", M {c.multiplicity:.3g}" if c.tile else "")
         + f", {c.dtype}{' on a lattice' if c.lattice else ''}"
     )
     if c.void:
@@ -323,11 +324,6 @@ def sentences(certificate: Certificate, radius: float, beta: float) -> tuple[str
         "wrong picture."
     )
     return given, absent
-
-
-def _grid_text(c: Certificate) -> str:
-    noise = f" with {c.halo_noise:g} times the noise" if c.halo_noise > 1 else ""
-    return f"tile {c.tile}, halo {c.halo}{noise}, M {c.multiplicity:.3g}"
 
 
 def radius_figure(answers: Answers) -> "Figure":

@@ -10,7 +10,7 @@ from smoothsr.certificates.certificate import Certificate
 from smoothsr.certificates.options import Norm
 from smoothsr.engine.noise import sigma_text
 
-__all__ = ["Deviation", "at_least", "deviations", "text"]
+__all__ = ["Deviation", "at_least", "deviations", "grid_text", "text"]
 
 LINF = (0.5 / 255, 1 / 255, 2 / 255)
 L2_SIGMAS = (0.5, 1.0, 2.0)
@@ -101,7 +101,7 @@ def _draws(certificate: Certificate) -> str:
 def _conditions(certificate: Certificate, served: bool) -> list[str]:
     """Under which conditions it holds, and what the columns are."""
     sigma = sigma_text(certificate.sigma)
-    grid = f"tile {certificate.tile}, halo {certificate.halo}" if certificate.tile else "one tile"
+    grid = grid_text(certificate)
     return [
         f"  of the mean of outputs (serve it by --agg mean) under noise of sigma {sigma} ({grid}); "
         f"with confidence {1 - certificate.alpha:.10g} over {certificate.n_cert} draws",
@@ -123,6 +123,14 @@ def _up(steps: float) -> str:
     """Round up to three digits, since these are bounds from above."""
     digits = 2 - math.floor(math.log10(steps)) if steps > 0 else 2
     return f"{math.ceil(steps * 10**digits) / 10**digits:.3g}"
+
+
+def grid_text(certificate: Certificate) -> str:
+    """Name a certificate's tiles, and what noise is around them."""
+    if not certificate.tile:
+        return "one tile"
+    more = f" with {certificate.halo_noise:g} times the noise" if certificate.halo_noise > 1 else ""
+    return f"tile {certificate.tile}, halo {certificate.halo}{more}"
 
 
 def at_least(value: float) -> str:
