@@ -5,6 +5,7 @@ Reference: the CertSR method: pixelwise median randomized smoothing (P. Chiang e
 """
 
 import copy
+import hashlib
 import math
 import warnings
 from functools import partial
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from smoothsr import __version__
 from smoothsr.adapters.transparent import Transparent
 from smoothsr.certificates import quantile_bounds
 from smoothsr.certificates.certificate import Certificate
@@ -21,6 +23,7 @@ from smoothsr.certificates.evidence import Evidence, Request, levels_alpha
 from smoothsr.certificates.options import Agg, Kind, Norm, Scope, require_option
 from smoothsr.certificates.planning import draws_wanted
 from smoothsr.certificates.spectral_error import attack
+from smoothsr.certificates.tile_parts import TileParts
 from smoothsr.engine import draws
 from smoothsr.engine.batching import Batching
 from smoothsr.engine.independence import require_independence
@@ -28,6 +31,7 @@ from smoothsr.engine.moments import Moments
 from smoothsr.engine.noise import sigma_text
 from smoothsr.engine.tiles import grid
 from smoothsr.files.digests import digest, fingerprint
+from smoothsr.files.parts import Parts
 from smoothsr.metrics import to_8bit
 
 __all__ = ["SmoothedSR", "variant"]
@@ -196,6 +200,7 @@ class SmoothedSR(Transparent):
         kind: Kind | None = None,
         progress: draws.Progress | None = None,
         void_guarantee_seed: int | None = None,
+        parts: Parts | None = None,
     ) -> Certificate:
         """Bound what every attack up to a radius can do to the output.
 
@@ -218,6 +223,9 @@ class SmoothedSR(Transparent):
             progress: Called with (draws done, draws in all) after each batch.
             void_guarantee_seed: Reproducible draws, for tests. Voids every claim, since a known
                 seed can be attacked.
+            parts: Files that keep each tile at once: killed and started again with the same
+                folder, it goes on where it was, and processes share the tiles. Remove them when
+                the certificate is saved.
 
         Returns:
             A Certificate; where n draws support no level at all, its levels are trivial, with a
@@ -227,24 +235,29 @@ class SmoothedSR(Transparent):
             ValueError: If an argument is out of its range, the model is in train mode, agg is a
                 percentile, or the network is no fixed function of each image, as two runs on one
                 patch and a run of one image alone show.
+            NotLastError: If another process of those that share the parts joins them.
         """
         kind = kind or ("both" if self.agg == "mean" and scope == "image" else "levels")
         request = Request(1000 if n == "auto" else n, alpha, levels, scope, kind)
         self._require_certifiable(lr, request)
         with torch.no_grad():
-            self._require_independence(lr)
+            output_shape = self._require_independence(lr)
+            key = self._key(lr, n, request, void_guarantee_seed) if parts else ""
             if n == "auto":
                 wanted = self.draws_wanted(lr, alpha=alpha, seed=void_guarantee_seed)
+                wanted = parts.agree(f"{key}_n", wanted) if parts else wanted
                 request = request._replace(n=wanted)
-            served = to_8bit(self(lr)).byte().cpu().numpy()
-            evidence = Evidence(request, lr, served.shape[1:])
-            if evidence.observers:
-                sampler = self._sampler(self.base, lr, void_guarantee_seed)
-                draws.observe(sampler, request.n, evidence.observers, progress)
+            evidence = Evidence(request, lr, output_shape)
+            sampler = self._sampler(self.base, lr, void_guarantee_seed)
+            if parts:
+                kept = TileParts(evidence, parts, key, sampler.tiles)
+                self._observe(sampler.only(kept.share), evidence, kept, progress)
+                kept.join()
+            else:
+                self._observe(sampler, evidence, evidence, progress)
         if kind != "spectral" and not evidence.z.size:
             _warn_of_few_draws(request, evidence.values)
         certificate = Certificate(
-            sr_bytes=served,
             **evidence.fields(),
             lr_shape=(*lr.shape[1:],),
             sigma=self.sigma,
@@ -264,6 +277,32 @@ class SmoothedSR(Transparent):
             weights_digest=fingerprint(*self.children()),
         )
         return certificate.as_mean() if self.agg == "mean" and kind != "levels" else certificate
+
+    def _observe(
+        self,
+        sampler: draws.Sampler,
+        evidence: Evidence,
+        observer: draws.Observer,
+        progress: draws.Progress | None,
+    ) -> None:
+        """Serve the sampler's tiles, and let an observer see their certification draws."""
+        if not sampler.tiles:
+            return
+        lr = sampler.lr
+        serving = self._sampler(self.base, lr, self.seed).only(sampler.places)
+        served = draws.smooth(serving, self.n, _rank(self.agg, self.n))
+        evidence.served[...] = to_8bit(served.to(lr.dtype)).byte().cpu().numpy()
+        if evidence.wanted:
+            draws.observe(sampler, evidence.request.n, [observer], progress)
+            return
+        for tile in sampler.tiles:
+            observer.finish(tile)
+
+    def _key(self, lr: Tensor, *options: object) -> str:
+        """Tell all that the draws of a tile depend on, and what is kept of them."""
+        what = [__version__, self.extra_repr(), fingerprint(*self.children()), digest([lr])]
+        what += [_precision_text(lr), lr.device.type]
+        return hashlib.sha256(repr([*what, *options]).encode()).hexdigest()[:16]
 
     @torch.no_grad()
     def draws_wanted(
@@ -341,12 +380,16 @@ class SmoothedSR(Transparent):
                 'certify with kind="levels"'
             )
 
-    def _require_independence(self, lr: Tensor) -> None:
-        """Try on the first patch of lr what a certificate takes on trust of the network."""
+    def _require_independence(self, lr: Tensor) -> tuple[int, ...]:
+        """Try on the first patch of lr what a certificate takes on trust of the network; return
+        (C,H,W) of its output.
+        """
         rows, columns = grid(lr.shape[2], lr.shape[3], self.tile, self.halo)[0]
         patch = lr[:, :, rows.first : rows.last, columns.first : columns.last]
         patch = patch[:, :, list(rows.gather)][..., list(columns.gather)]
-        require_independence(self.base, patch, _precision(lr), self.batching.batch_size)
+        output = require_independence(self.base, patch, _precision(lr), self.batching.batch_size)
+        scale = draws.ratio((*patch.shape[2:],), (*output.shape[2:],))
+        return output.shape[1], scale * lr.shape[2], scale * lr.shape[3]
 
 
 def variant(smoothed: SmoothedSR, **options: Any) -> SmoothedSR:

@@ -16,12 +16,14 @@ from smoothsr.cli import memory_budget
 from smoothsr.cli.devices import autocast
 from smoothsr.cli.errors import FAILURES, UserError, message
 from smoothsr.cli.loading import NetworkOptions, load
+from smoothsr.cli.processes import place
 from smoothsr.cli.progress import draws_bar
 from smoothsr.cli.reference import read_reference
 from smoothsr.cli.smoother import SmootherOptions
 from smoothsr.files import images
 from smoothsr.files.atomic import output_folder, replacing
 from smoothsr.files.images import Picture
+from smoothsr.files.parts import NotLastError, Parts
 from smoothsr.reports import certificate_report
 from smoothsr.reports.certificate_report import Answers, Questions
 
@@ -73,6 +75,13 @@ class Options:
         )
 
     @property
+    def parts(self) -> Parts:
+        """Where tiles are kept until all are there, and this process's place among those that
+        share them.
+        """
+        return Parts(Path(f"{self.stem}_parts"), *place())
+
+    @property
     def stem(self) -> str:
         """What the names of all results begin with."""
         return str(self.folder / self.input.stem)
@@ -96,10 +105,15 @@ def run(args: argparse.Namespace) -> int:
     if advice:
         print(advice)
     with output_folder(options.folder):
-        certificate = _certify(options, smoothed, picture.pixels.to(device))
+        try:
+            certificate = _certify(options, smoothed, picture.pixels.to(device))
+        except NotLastError as error:
+            print(f"{error}; the process that is last to end writes the certificate")
+            return 0
         # At once: what follows may fail, and the draws are the work.
         certificate.save(f"{options.stem}.npz")
         images.write(f"{options.stem}_sr.png", images.with_pixels(picture, certificate.sr, 8))
+        options.parts.remove()
     with autocast(options.smoother.precision, device):
         bare = _bare(smoothed, loaded, picture.pixels.to(device))
     answers = certificate_report.answer(certificate, questions, bare)
@@ -134,6 +148,7 @@ def _certify(options: Options, smoothed: SmoothedSR, lr: Tensor) -> Certificate:
             levels=options.levels,
             kind="both",
             progress=progress,
+            parts=options.parts,
         )
 
 

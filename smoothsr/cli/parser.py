@@ -70,7 +70,12 @@ def _upscale(commands: Commands) -> None:
 
 def _certify(commands: Commands) -> None:
     command = commands.add_parser(
-        "certify", help="bound what any attack on an image can do to its output"
+        "certify",
+        help="bound what any attack on an image can do to its output",
+        description=(
+            "Write a certificate, figures of it, and what it says. Killed and started again, it "
+            "goes on where it was; processes of torchrun share the tiles."
+        ),
     )
     command.add_argument("input", type=Path, help="an image file")
     command.add_argument(

@@ -6,6 +6,7 @@ to a tile's draws is up to who asks: `smooth` keeps one statistic of few draws, 
 draws to observers such as `quantiles.Quantiles` and `moments.Moments`.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from itertools import chain
@@ -49,25 +50,34 @@ class Sampler:
     ) -> None:
         self.f, self.lr, self.tiles, self.sigma, self.batching = f, lr, tiles, sigma, batching
         self.source = noise.source(seed, lr.device, lr.dtype)
+        self.places: Sequence[int] = range(len(tiles))
+
+    def only(self, places: Sequence[int]) -> "Sampler":
+        """Return the sampler of some of the tiles, whose noise is what it was among all."""
+        other = copy.copy(self)
+        other.tiles, other.places = [self.tiles[place] for place in places], places
+        return other
 
     def draws(self, index: int, n: int) -> Iterator[Tensor]:
         """Yield n outputs of one tile in batches (b,C,H,W), cropped to the tile.
 
         Args:
-            index: The tile's place in the grid, which its noise depends on.
+            index: The tile's place among those of this sampler. Its noise depends on that in the
+                whole grid.
             n: How many draws.
 
         Raises:
             ValueError: If f's output is no integer multiple of its input's size.
         """
         rows, columns = tile = self.tiles[index]
+        place = self.places[index]
         patch = self.lr[..., rows.first : rows.last, columns.first : columns.last]
         picks = [torch.tensor(span.gather, device=self.lr.device) for span in tile]
 
         def noisy(draws: range) -> Tensor:
             # The sum is made in float32 or better; what a network of lower precision makes of it
             # is part of the predictor.
-            batch = patch + self.sigma * self.source(index, draws, (*patch.shape[1:],))
+            batch = patch + self.sigma * self.source(place, draws, (*patch.shape[1:],))
             if tile.padded:
                 batch = batch[:, :, picks[0][:, None], picks[1]]
             return batch.to(self.lr.dtype)
