@@ -39,7 +39,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _upscale(commands: Commands) -> None:
-    command = commands.add_parser("upscale", help="upscale images or folders by a smoothed network")
+    command = commands.add_parser(
+        "upscale",
+        help="upscale images or folders by a smoothed network",
+        description=(
+            "Write an output for every image. Processes of torchrun share the images, and one "
+            "that was killed and is started again goes on where it was."
+        ),
+    )
     command.add_argument("input", nargs="+", help="image files or folders")
     command.add_argument(
         "-o",

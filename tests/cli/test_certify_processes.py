@@ -2,46 +2,18 @@
 
 import os
 import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
-from process_runs import ONE_THREAD, started
+from process_runs import as_rank, dying, started, torchrun
 
 from smoothsr import Certificate
 from smoothsr.cli import main
 from smoothsr.files.parts import Parts
 
 TILES = 6  # of a 9x7 image
-RESULTS = {
-    f"photo{end}"
-    for end in (
-        ".npz",
-        "_sr.png",
-        "_lower.png",
-        "_upper.png",
-        "_radius.png",
-        "_panel.png",
-        ".json",
-    )
-}
-# Ends a run without a word, as the system does, when its third part is about to be kept; under
-# torchrun process 0, and only once.
-KILLED = """
-import os, signal, sys
-from smoothsr.cli import main
-from smoothsr.files.parts import Parts
-real, calls = Parts.add, []
-def add(parts, name, arrays):
-    calls.append(name)
-    if len(calls) == 3 and not parts.rank and os.environ.get("TORCHELASTIC_RESTART_COUNT") != "1":
-        os.kill(os.getpid(), signal.SIGKILL)
-    return real(parts, name, arrays)
-Parts.add = add
-sys.exit(main(sys.argv[1:]))
-"""
+ENDS = (".npz", "_sr.png", "_lower.png", "_upper.png", "_radius.png", "_panel.png", ".json")
+RESULTS = {f"photo{end}" for end in ENDS}
 
 
 def certify(photo, out):
@@ -50,9 +22,8 @@ def certify(photo, out):
 
 
 def kept(out):
-    return {
-        path.stem: Parts(path.parent).read(path.stem) for path in (out / "photo_parts").iterdir()
-    }
+    parts = Parts(out / "photo_parts")
+    return {path.stem: parts.read(path.stem) for path in parts.folder.iterdir()}
 
 
 @pytest.fixture
@@ -74,8 +45,7 @@ def names(folder):
 
 def test_killed_and_started_again_it_goes_on_where_it_was(photo, tmp_path, added):
     command = certify(photo, tmp_path / "out")
-    done = subprocess.run([sys.executable, "-c", KILLED, *command], env=ONE_THREAD)
-    assert done.returncode == -signal.SIGKILL
+    assert dying(command) == -signal.SIGKILL
     before = kept(tmp_path / "out")
     assert len(before) == 2
     assert main(command) == 0
@@ -100,42 +70,26 @@ def test_two_processes_at_once_make_one_certificate(photo, tmp_path):
 
 def test_the_work_of_a_killed_process_is_done_by_the_next(photo, tmp_path, added, monkeypatch):
     command = certify(photo, tmp_path / "out")
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, *command],
-        env={**ONE_THREAD, "RANK": "0", "WORLD_SIZE": "2"},
-    )
-    assert killed.returncode == -signal.SIGKILL
-    for rank in ("1", "0"):
-        monkeypatch.setenv("RANK", rank)
-        monkeypatch.setenv("WORLD_SIZE", "2")
+    assert dying(command, RANK="0", WORLD_SIZE="2") == -signal.SIGKILL
+    for rank in (1, 0):
         assert names(tmp_path / "out") == {"photo_parts"}
-        assert main(command) == 0
+        assert as_rank(monkeypatch, rank, main, command) == 0
     assert len(added) == TILES - 2
     assert names(tmp_path / "out") == RESULTS
 
 
 @pytest.mark.slow
 def test_torchrun_starts_a_killed_process_again(photo, tmp_path):
-    torchrun = Path(sys.executable).with_name("torchrun")
-    if not torchrun.exists():
-        pytest.skip("there is no torchrun beside this Python")
-    script = tmp_path / "killed.py"
-    script.write_text(KILLED)
-    command = [torchrun, "--standalone", "--nproc-per-node", "2", "--max-restarts", "1", script]
-    done = subprocess.run(
-        [*map(str, command), *certify(photo, tmp_path / "out")],
-        env=ONE_THREAD,
-        capture_output=True,
-        text=True,
-    )
+    done = torchrun(certify(photo, tmp_path / "out"))
     assert done.returncode == 0, done.stderr
+    assert "exitcode: -9" in done.stderr or "Signal 9" in done.stderr, done.stderr
     assert names(tmp_path / "out") == RESULTS
 
 
 def test_a_damaged_part_is_told_in_one_line(photo, tmp_path, capsys):
     command = certify(photo, tmp_path / "out")
-    subprocess.run([sys.executable, "-c", KILLED, *command], env=ONE_THREAD)
+    dying(command)
     part = min((tmp_path / "out" / "photo_parts").iterdir())
     part.write_bytes(part.read_bytes()[: os.path.getsize(part) // 2])
     assert main(command) == 2
-    assert capsys.readouterr().err == (f"smoothsr: {part} is damaged: delete it, and start again\n")
+    assert capsys.readouterr().err == f"smoothsr: {part} is damaged: delete it, and start again\n"
