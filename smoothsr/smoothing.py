@@ -19,11 +19,12 @@ from smoothsr import __version__
 from smoothsr.adapters.transparent import Transparent
 from smoothsr.certificates import quantile_bounds
 from smoothsr.certificates.certificate import Certificate
+from smoothsr.certificates.draw_parts import served_parts, share_draws
 from smoothsr.certificates.evidence import Evidence, Request, levels_alpha
+from smoothsr.certificates.gathering import Wanted, gather, gather_by_parts
 from smoothsr.certificates.options import Agg, Kind, Norm, Scope, require_option
 from smoothsr.certificates.planning import draws_wanted
 from smoothsr.certificates.spectral_error import attack
-from smoothsr.certificates.tile_parts import TileParts
 from smoothsr.engine import draws
 from smoothsr.engine.batching import Batching
 from smoothsr.engine.independence import require_independence
@@ -32,7 +33,6 @@ from smoothsr.engine.noise import sigma_text
 from smoothsr.engine.tiles import grid
 from smoothsr.files.digests import digest, fingerprint
 from smoothsr.files.parts import Parts
-from smoothsr.metrics import to_8bit
 
 __all__ = ["SmoothedSR", "variant"]
 
@@ -134,12 +134,16 @@ class SmoothedSR(Transparent):
         )
         return options if self.seed is None else f"{options}, seed={self.seed}"
 
-    def forward(self, lr: Tensor, *, progress: draws.Progress | None = None) -> Tensor:
+    def forward(
+        self, lr: Tensor, *, progress: draws.Progress | None = None, parts: Parts | None = None
+    ) -> Tensor:
         """Compute the served output.
 
         Args:
             lr: (B,C,h,w), floating, values in [0, 1].
             progress: Called with (draws done, draws in all) of each image after each batch.
+            parts: Files by which processes share the draws, without gradients. Remove them when
+                the output is saved.
 
         Returns:
             (B,C,s*h,s*w) in [0, 1], in the dtype of lr; differentiable in lr and the weights.
@@ -147,6 +151,7 @@ class SmoothedSR(Transparent):
         Raises:
             ValueError: If lr has another rank or dtype, or NaN or infinite values, or the model's
                 output has.
+            NotLastError: If another process of those that share the parts joins them.
         """
         _check(lr)
         if self.model.training:
@@ -158,10 +163,15 @@ class SmoothedSR(Transparent):
         rank = _rank(self.agg, self.n)
         again = self.recompute and torch.is_grad_enabled()
         base = partial(checkpoint, self.base, use_reentrant=False) if again else self.base
-        images = [
-            draws.smooth(self._sampler(base, image, self.seed), self.n, rank, progress)
-            for image in lr.split(1)
-        ]
+        samplers = [self._sampler(base, image, self.seed) for image in lr.split(1)]
+        if parts:
+            kept = [
+                served_parts(sampler, self.n, rank, parts, self._key(sampler.lr))
+                for sampler in samplers
+            ]
+            share_draws(kept, progress)
+            samplers = [*kept]
+        images = [draws.smooth(sampler, self.n, rank, progress) for sampler in samplers]
         # One image is not copied once more: it may be the largest thing in memory.
         return (images[0] if len(images) == 1 else torch.cat(images)).to(lr.dtype)
 
@@ -244,17 +254,17 @@ class SmoothedSR(Transparent):
             output_shape = self._require_independence(lr)
             key = self._key(lr, n, request, void_guarantee_seed) if parts else ""
             if n == "auto":
-                wanted = self.draws_wanted(lr, alpha=alpha, seed=void_guarantee_seed)
-                wanted = parts.agree(f"{key}_n", wanted) if parts else wanted
-                request = request._replace(n=wanted)
+                enough = self.draws_wanted(lr, alpha=alpha, seed=void_guarantee_seed)
+                enough = parts.agree(f"{key}_n", enough) if parts else enough
+                request = request._replace(n=enough)
             evidence = Evidence(request, lr, output_shape)
             sampler = self._sampler(self.base, lr, void_guarantee_seed)
+            serving = self._sampler(self.base, lr, self.seed)
+            wanted = Wanted(evidence, sampler, serving, self.n, _rank(self.agg, self.n))
             if parts:
-                kept = TileParts(evidence, parts, key, sampler.tiles)
-                self._observe(sampler.only(kept.share), evidence, kept, progress)
-                kept.join()
+                gather_by_parts(wanted, parts, key, progress)
             else:
-                self._observe(sampler, evidence, evidence, progress)
+                gather(wanted, progress=progress)
         if kind != "spectral" and not evidence.z.size:
             _warn_of_few_draws(request, evidence.values)
         certificate = Certificate(
@@ -277,26 +287,6 @@ class SmoothedSR(Transparent):
             weights_digest=fingerprint(*self.children()),
         )
         return certificate.as_mean() if self.agg == "mean" and kind != "levels" else certificate
-
-    def _observe(
-        self,
-        sampler: draws.Sampler,
-        evidence: Evidence,
-        observer: draws.Observer,
-        progress: draws.Progress | None,
-    ) -> None:
-        """Serve the sampler's tiles, and let an observer see their certification draws."""
-        if not sampler.tiles:
-            return
-        lr = sampler.lr
-        serving = self._sampler(self.base, lr, self.seed).only(sampler.places)
-        served = draws.smooth(serving, self.n, _rank(self.agg, self.n))
-        evidence.served[...] = to_8bit(served.to(lr.dtype)).byte().cpu().numpy()
-        if evidence.wanted:
-            draws.observe(sampler, evidence.request.n, [observer], progress)
-            return
-        for tile in sampler.tiles:
-            observer.finish(tile)
 
     def _key(self, lr: Tensor, *options: object) -> str:
         """Tell all that the draws of a tile depend on, and what is kept of them."""

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -35,9 +36,19 @@ class Outcomes:
         }
         self._own: dict[Path, str] = {}
 
+    def by_draws(self, path: Path) -> Parts | None:
+        """Return files by which processes share the draws of an image, if there are fewer images
+        than processes.
+        """
+        if len(self.targets) >= self.parts.ranks:
+            return None
+        return replace(self.parts, folder=self.parts.folder / self._names[path])
+
     def share(self) -> list[Path]:
-        """Return the images that this process has still to upscale."""
-        mine = [*self.targets][self.parts.rank :: self.parts.ranks]
+        """Return the images that this process has still to upscale, or to make draws of."""
+        mine = [*self.targets]
+        if len(mine) >= self.parts.ranks:
+            mine = mine[self.parts.rank :: self.parts.ranks]
         missing = {*self.parts.missing([self._names[path] for path in mine])}
         return [
             path for path in mine if self._names[path] in missing or not self.targets[path].exists()

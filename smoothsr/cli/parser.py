@@ -43,8 +43,8 @@ def _upscale(commands: Commands) -> None:
         "upscale",
         help="upscale images or folders by a smoothed network",
         description=(
-            "Write an output for every image. Processes of torchrun share the images, and one "
-            "that was killed and is started again goes on where it was."
+            "Write an output for every image. Processes of torchrun share the images, or the draws "
+            "of a single one; one that was killed and is started again goes on where it was."
         ),
     )
     command.add_argument("input", nargs="+", help="image files or folders")

@@ -80,7 +80,12 @@ def _upscale_all(options: Options, planned: Plan, loaded: LoadedSR, device: torc
     for path in outcomes.share():
         name = f"{path.name} ({positions[path]}/{len(positions)})"
         try:
-            outcome = _upscale_unless_there(options, path, planned, loaded, device, name)
+            outcome = _upscale_unless_there(
+                options, path, planned, loaded, device, name, outcomes.by_draws(path)
+            )
+        except NotLastError as error:
+            print(f"{path}: {error}; the process that is last to end writes the output")
+            continue
         except FAILURES as error:
             outcome = _named(path, error)
             print(f"smoothsr: {outcome}", file=sys.stderr)
@@ -112,6 +117,7 @@ def _upscale_unless_there(
     loaded: LoadedSR,
     device: torch.device,
     name: str,
+    parts: Parts | None,
 ) -> str:
     """Upscale one file, unless its output is to be left as it is; say which."""
     target = planned.targets[path]
@@ -119,7 +125,7 @@ def _upscale_unless_there(
     if options.skip_existing and existed:
         print(f"{target} is there already: skipped")
         return SKIPPED
-    _upscale(options.smoother, path, target, loaded, device, name)
+    _upscale(options.smoother, path, target, loaded, device, name, parts)
     print(f"{target}{' (overwritten)' if existed else ''}")
     return UPSCALED
 
@@ -131,8 +137,9 @@ def _upscale(
     loaded: LoadedSR,
     device: torch.device,
     name: str,
+    parts: Parts | None = None,
 ) -> None:
-    """Upscale one file."""
+    """Upscale one file, or make this process's share of its draws."""
     picture = images.read(path)
     images.require_format(target, picture)
     smoothed = memory_budget.fitting_smoother(
@@ -143,8 +150,10 @@ def _upscale(
         "pass a smaller --tile, or upscale a crop" if options.tile else "pass --tile 64",
     )
     with torch.no_grad(), autocast(options.precision, device), draws_bar(name) as progress:
-        sr = smoothed(picture.pixels.to(device), progress=progress).cpu()
+        sr = smoothed(picture.pixels.to(device), progress=progress, parts=parts).cpu()
     images.write(target, images.with_pixels(picture, sr, picture.bits))
+    if parts:
+        parts.remove()
 
 
 def _named(path: Path, error: Exception) -> str:

@@ -49,13 +49,23 @@ class Sampler:
         batching: Batching,
     ) -> None:
         self.f, self.lr, self.tiles, self.sigma, self.batching = f, lr, tiles, sigma, batching
-        self.source = noise.source(seed, lr.device, lr.dtype)
+        self.source: noise.Source = noise.source(seed, lr.device, lr.dtype)
         self.places: Sequence[int] = range(len(tiles))
 
     def only(self, places: Sequence[int]) -> "Sampler":
         """Return the sampler of some of the tiles, whose noise is what it was among all."""
         other = copy.copy(self)
         other.tiles, other.places = [self.tiles[place] for place in places], places
+        return other
+
+    def after(self, first: int) -> "Sampler":
+        """Return the sampler whose draws follow the first so many of this one."""
+
+        def later(tile: int, draws: range, shape: tuple[int, ...]) -> Tensor:
+            return self.source(tile, range(draws.start + first, draws.stop + first), shape)
+
+        other = copy.copy(self)
+        other.source = later
         return other
 
     def draws(self, index: int, n: int) -> Iterator[Tensor]:

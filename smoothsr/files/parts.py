@@ -8,6 +8,7 @@ end joins the parts.
 
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -58,7 +59,11 @@ class Parts:
             OSError: If it can't be written.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._write(name, arrays)
+        try:
+            self._write(name, arrays)
+        finally:
+            with suppress(OSError):  # it has parts, as it should
+                self.folder.rmdir()
 
     def read(self, name: str) -> dict[str, np.ndarray]:
         """Read a part.

@@ -16,8 +16,8 @@ ENDS = (".npz", "_sr.png", "_lower.png", "_upper.png", "_radius.png", "_panel.pn
 RESULTS = {f"photo{end}" for end in ENDS}
 
 
-def certify(photo, out):
-    options = ["--n-cert", 200, "--levels", 4, "--tile", 4, "--halo", 1, "-n", 3]
+def certify(photo, out, tile=4):
+    options = ["--n-cert", 200, "--levels", 4, "--tile", tile, "--halo", 1, "-n", 3]
     return [str(word) for word in ("certify", photo, "-o", out, *options)]
 
 
@@ -75,6 +75,17 @@ def test_the_work_of_a_killed_process_is_done_by_the_next(photo, tmp_path, added
         assert names(tmp_path / "out") == {"photo_parts"}
         assert as_rank(monkeypatch, rank, main, command) == 0
     assert len(added) == TILES - 2
+    assert names(tmp_path / "out") == RESULTS
+
+
+def test_processes_share_the_draws_of_a_whole_image(photo, tmp_path, added, monkeypatch):
+    command = certify(photo, tmp_path / "out", tile=0)
+    assert dying(command, RANK="0", WORLD_SIZE="2") == -signal.SIGKILL
+    assert len(names(tmp_path / "out" / "photo_parts")) == 2
+    for rank in (1, 0):
+        assert as_rank(monkeypatch, rank, main, command) == 0
+    blocks = [name for name in added if "draws" in name]
+    assert len(blocks) == 3 + 50 - 2  # of 1 of 3 served draws each, and of 4 of 200
     assert names(tmp_path / "out") == RESULTS
 
 

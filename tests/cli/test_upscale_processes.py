@@ -106,6 +106,19 @@ def test_an_output_that_was_removed_is_made_again(folder, tmp_path, done, monkey
     assert done == [*"ace", "c"]
 
 
+def test_processes_share_the_draws_of_a_single_image(folder, tmp_path, monkeypatch, capsys):
+    image, more = folder / "a.png", ["-n", "9"]
+    shared = upscaling(image, tmp_path / "shared", *more)
+    assert dying(shared, RANK="0", WORLD_SIZE="2") == -signal.SIGKILL
+    assert as_rank(monkeypatch, 1, main, shared) == 0
+    assert not [*(tmp_path / "shared").glob("*.png")]
+    assert "6 of 9 parts are there; the process that is last" in capsys.readouterr().out
+    assert as_rank(monkeypatch, 0, main, shared) == 0
+    assert "1 upscaled, 0 skipped, 0 failed" in capsys.readouterr().out
+    assert main(upscaling(image, tmp_path / "alone", *more)) == 0
+    assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
+
+
 @pytest.mark.slow
 def test_torchrun_starts_a_killed_process_again(folder, tmp_path):
     done = torchrun(upscaling(folder, tmp_path / "out"))
