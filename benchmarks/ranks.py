@@ -1,0 +1,161 @@
+"""What do two processes of one thread each bring over one: for images, tiles and draws?
+
+    python benchmarks/ranks.py [--repeat 5] [--size 48] [--n-cert 1000]
+
+Images: `upscale` of a folder. Tiles: the certificate of a picture in tiles 8/2. Draws: the
+certificate of a picture as one tile. Runs by one process and by two take turns. Seconds are from
+the start signal to the last process's end, joining included. On a machine that others use, a core
+is not always there to be had: so the processor's seconds are compared too, which tell what two
+quiet cores would give: those of one process over those of the busier one of two.
+
+`--arithmetic PICTURES RANKS` also certifies whole pictures with the tiles' options and says how
+long so many would take on so many processes of this kind.
+"""
+
+import argparse
+import contextlib
+import io
+import multiprocessing
+import os
+import statistics
+import tempfile
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import torch
+
+from smoothsr import SmoothedSR, adapters
+from smoothsr.cli import main as smoothsr
+from smoothsr.files import images
+from smoothsr.files.images import Picture
+from smoothsr.files.parts import NotLastError, Parts
+
+PICTURES = 12
+MODES = ("images", "tiles", "draws")
+
+
+def main() -> None:
+    """Print the ratios."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--size", type=int, default=48, help="side of the pictures (48)")
+    parser.add_argument("--n-cert", type=int, default=1000)
+    parser.add_argument("--model", default="builtin")
+    parser.add_argument(
+        "--arithmetic", type=int, nargs=2, metavar=("PICTURES", "RANKS"), default=(50_000, 64)
+    )
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, Processes(args, Path(folder)) as both:
+        for mode in MODES:
+            both.run(mode, 1), both.run(mode, 2)  # what is only done once is done
+            found = [(both.run(mode, 1), both.run(mode, 2)) for _ in range(args.repeat)]
+            report(mode, found)
+            if mode == "tiles":
+                alone = statistics.median(one[0] for one, _ in found)
+    pictures, ranks = args.arithmetic
+    hours = pictures * alone / ranks / 3600
+    print(
+        f"One certificate of {args.size}x{args.size} pixels, tiles 8/2, n={args.n_cert}: "
+        f"{alone:.2f} s of one process. {pictures} of them on {ranks} such processes: "
+        f"{pictures} x {alone:.2f} s / {ranks} = {hours:.1f} h"
+    )
+
+
+def report(mode: str, found: list[tuple[tuple[float, float], tuple[float, float]]]) -> None:
+    """Print the ratios of one mode, of pairs of (seconds, processor's seconds)."""
+    texts = []
+    for place, name in enumerate(("throughput", "by the processor's seconds")):
+        ratios = [one[place] / two[place] for one, two in found]
+        spread = f"{min(ratios):.2f} to {max(ratios):.2f}"
+        texts.append(f"{name} {statistics.median(ratios):.2f} ({spread})")
+    seconds = statistics.median(one[0] for one, _ in found)
+    print(
+        f"{mode:6}  two over one: {', '.join(texts)}; one takes {seconds:.1f} s; "
+        f"load {os.getloadavg()[0]:.1f}",
+        flush=True,
+    )
+
+
+class Processes:
+    """Two processes of one thread, which are started once and then told what to do."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path) -> None:
+        self.folder, self.count = folder, 0
+        write_pictures(folder / "in", args.size)
+        context = multiprocessing.get_context("spawn")
+        self.ends: list[Connection] = []
+        self.processes = []
+        for _ in range(2):
+            ours, theirs = context.Pipe()
+            self.ends.append(ours)
+            process = context.Process(target=work, args=(theirs, args, folder), daemon=True)
+            process.start()
+            self.processes.append(process)
+
+    def __enter__(self) -> "Processes":
+        """Wait until both are ready."""
+        for end in self.ends:
+            end.recv()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End both."""
+        for end, process in zip(self.ends, self.processes, strict=True):
+            end.send(None)
+            process.join()
+
+    def run(self, mode: str, ranks: int) -> tuple[float, float]:
+        """Let the first of them, or both, do a whole work; return the seconds that it took, and
+        the processor's seconds of the busier process.
+        """
+        self.count += 1
+        start = time.perf_counter()
+        for rank, end in enumerate(self.ends[:ranks]):
+            end.send((mode, self.folder / str(self.count), rank, ranks))
+        spent = [end.recv() for end in self.ends[:ranks]]
+        return time.perf_counter() - start, max(spent)
+
+
+def write_pictures(folder: Path, side: int) -> None:
+    """Write random pictures."""
+    folder.mkdir()
+    generator = torch.Generator().manual_seed(0)
+    for index in range(PICTURES):
+        pixels = torch.rand(1, 3, side, side, generator=generator)
+        images.write(folder / f"{index}.png", Picture(pixels))
+
+
+def work(connection: Connection, args: argparse.Namespace, folder: Path) -> None:
+    """Do what comes, until nothing comes."""
+    torch.set_num_threads(1)
+    model = adapters.load(args.model).model
+    lr = images.read(folder / "in" / "0.png").pixels
+    smoothers = {
+        "tiles": SmoothedSR(model, 0.05, 21, "mean", tile=8, halo=2),
+        "draws": SmoothedSR(model, 0.05, 21, "mean"),
+    }
+
+    def certify(mode: str, parts: Parts) -> None:
+        with contextlib.suppress(NotLastError):
+            smoothers[mode].certify(lr, n=args.n_cert, kind="both", parts=parts)
+
+    def upscale(parts: Parts) -> None:
+        os.environ.update(RANK=str(parts.rank), WORLD_SIZE=str(parts.ranks))
+        command = ["upscale", folder / "in", "-o", parts.folder, "-m", args.model]
+        with contextlib.redirect_stdout(io.StringIO()):
+            if smoothsr([str(word) for word in command]):
+                raise RuntimeError("upscale failed")
+
+    connection.send("ready")
+    while task := connection.recv():
+        mode, place, rank, ranks = task
+        parts, start = Parts(place, rank, ranks), time.process_time()
+        upscale(parts) if mode == "images" else certify(mode, parts)
+        connection.send(time.process_time() - start)
+
+
+if __name__ == "__main__":
+    main()
