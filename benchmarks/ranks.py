@@ -1,12 +1,13 @@
 """What do two processes of one thread each bring over one: for images, tiles and draws?
 
-    python benchmarks/ranks.py [--repeat 5] [--size 48] [--n-cert 1000]
+    python benchmarks/ranks.py [--repeat 5] [--size 48] [--n-cert 1000] [--batch-size 32]
 
 Images: `upscale` of a folder. Tiles: the certificate of a picture in tiles 8/2. Draws: the
 certificate of a picture as one tile. Runs by one process and by two take turns. Seconds are from
 the start signal to the last process's end, joining included. On a machine that others use, a core
 is not always there to be had: so the processor's seconds are compared too, which tell what two
-quiet cores would give: those of one process over those of the busier one of two.
+quiet cores would give: those of one process over those of the busier one of two. The batch size is
+fixed, since processes that find out the fastest may find different ones.
 
 `--arithmetic PICTURES RANKS` also certifies whole pictures with the tiles' options and says how
 long so many would take on so many processes of this kind.
@@ -43,6 +44,7 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--size", type=int, default=48, help="side of the pictures (48)")
     parser.add_argument("--n-cert", type=int, default=1000)
+    parser.add_argument("--batch-size", type=int, default=32, help="draws at once (32)")
     parser.add_argument("--model", default="builtin")
     parser.add_argument(
         "--arithmetic", type=int, nargs=2, metavar=("PICTURES", "RANKS"), default=(50_000, 64)
@@ -134,8 +136,8 @@ def work(connection: Connection, args: argparse.Namespace, folder: Path) -> None
     model = adapters.load(args.model).model
     lr = images.read(folder / "in" / "0.png").pixels
     smoothers = {
-        "tiles": SmoothedSR(model, 0.05, 21, "mean", tile=8, halo=2),
-        "draws": SmoothedSR(model, 0.05, 21, "mean"),
+        "tiles": SmoothedSR(model, 0.05, 21, "mean", tile=8, halo=2, batch_size=args.batch_size),
+        "draws": SmoothedSR(model, 0.05, 21, "mean", batch_size=args.batch_size),
     }
 
     def certify(mode: str, parts: Parts) -> None:
@@ -145,6 +147,7 @@ def work(connection: Connection, args: argparse.Namespace, folder: Path) -> None
     def upscale(parts: Parts) -> None:
         os.environ.update(RANK=str(parts.rank), WORLD_SIZE=str(parts.ranks))
         command = ["upscale", folder / "in", "-o", parts.folder, "-m", args.model]
+        command += ["--batch-size", args.batch_size]
         with contextlib.redirect_stdout(io.StringIO()):
             if smoothsr([str(word) for word in command]):
                 raise RuntimeError("upscale failed")

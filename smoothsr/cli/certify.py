@@ -105,6 +105,8 @@ def run(args: argparse.Namespace) -> int:
     if advice:
         print(advice)
     with output_folder(options.folder):
+        if options.parts.folder.exists():
+            print(f"What is in {options.parts.folder} of these options is not drawn again")
         try:
             certificate = _certify(options, smoothed, picture.pixels.to(device))
         except NotLastError as error:

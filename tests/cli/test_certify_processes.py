@@ -43,12 +43,13 @@ def names(folder):
     return {path.name for path in folder.iterdir()}
 
 
-def test_killed_and_started_again_it_goes_on_where_it_was(photo, tmp_path, added):
+def test_killed_and_started_again_it_goes_on_where_it_was(photo, tmp_path, added, capsys):
     command = certify(photo, tmp_path / "out")
     assert dying(command) == -signal.SIGKILL
     before = kept(tmp_path / "out")
     assert len(before) == 2
     assert main(command) == 0
+    assert "photo_parts of these options is not drawn again" in capsys.readouterr().out
     assert len(added) == TILES - 2
     assert names(tmp_path / "out") == RESULTS
     mean = Certificate.load(tmp_path / "out" / "photo.npz").mean
