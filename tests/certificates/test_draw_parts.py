@@ -1,5 +1,6 @@
 """Draws that processes share give the certificate, and the output, of one process."""
 
+import numpy as np
 import pytest
 import torch
 from oracles import LinearSR
@@ -60,6 +61,23 @@ def test_one_process_goes_on_with_the_draws_that_several_began(tmp_path, monkeyp
 def test_one_process_alone_keeps_no_draws(tmp_path):
     certified(smoother(tile=None), Parts(tmp_path / "p"))
     assert [path.stem.split("_")[1] for path in (tmp_path / "p").iterdir()] == ["tile"]
+
+
+def test_the_served_output_is_that_of_the_served_parts(tmp_path):
+    """And not made once more by the process that joins them."""
+    smoothed, parts = smoother(agg="median", tile=None), Parts(tmp_path / "p")
+    certificate = shared(parts.folder, lambda parts: certified(smoothed, parts, kind="levels"))
+    names = [path.stem for path in parts.folder.glob("*_served_draws_0_?.npz")]
+    served = np.concatenate([parts.read(name)["draws"] for name in names])
+    assert len(served) == smoothed.n
+    assert np.array_equal(certificate.sr_bytes[0], np.rint(255 * np.median(served, axis=0)))
+
+
+def test_blocks_of_a_mean_tear_no_pair_apart(tmp_path):
+    with pytest.raises(NotLastError):
+        smoother(n=7, tile=None)(LR, parts=Parts(tmp_path, 0, 2))
+    sizes = [len(Parts(tmp_path).read(path.stem)["draws"]) for path in tmp_path.iterdir()]
+    assert sizes == [2, 2]
 
 
 @pytest.mark.parametrize("tile", [None, 3])
