@@ -9,8 +9,8 @@ is not always there to be had: so the processor's seconds are compared too, whic
 quiet cores would give: those of one process over those of the busier one of two. The batch size is
 fixed, since processes that find out the fastest may find different ones.
 
-`--arithmetic PICTURES RANKS` also certifies whole pictures with the tiles' options and says how
-long so many would take on so many processes of this kind.
+With `--arithmetic PICTURES RANKS` it says how long so many certificates in tiles would take on so
+many processes of this kind, each of which certifies pictures of its own.
 """
 
 import argparse
@@ -28,6 +28,7 @@ import torch
 
 from smoothsr import SmoothedSR, adapters
 from smoothsr.cli import main as smoothsr
+from smoothsr.cli.devices import find_device
 from smoothsr.files import images
 from smoothsr.files.images import Picture
 from smoothsr.files.parts import NotLastError, Parts
@@ -45,25 +46,37 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=48, help="side of the pictures (48)")
     parser.add_argument("--n-cert", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=32, help="draws at once (32)")
+    parser.add_argument("--modes", nargs="+", choices=MODES, default=MODES)
+    parser.add_argument("--device", default="cpu", help="cuda takes two GPUs")
     parser.add_argument("--model", default="builtin")
     parser.add_argument(
         "--arithmetic", type=int, nargs=2, metavar=("PICTURES", "RANKS"), default=(50_000, 64)
     )
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, Processes(args, Path(folder)) as both:
-        for mode in MODES:
+        tiles = list[tuple[float, float]]()
+        for mode in args.modes:
             both.run(mode, 1), both.run(mode, 2)  # what is only done once is done
             found = [(both.run(mode, 1), both.run(mode, 2)) for _ in range(args.repeat)]
             report(mode, found)
             if mode == "tiles":
-                alone = statistics.median(one[0] for one, _ in found)
+                tiles = [one for one, _ in found]
+    if tiles:
+        estimate(args, tiles)
+
+
+def estimate(args: argparse.Namespace, tiles: list[tuple[float, float]]) -> None:
+    """Print how long many certificates would take on many processes."""
     pictures, ranks = args.arithmetic
-    hours = pictures * alone / ranks / 3600
-    print(
-        f"One certificate of {args.size}x{args.size} pixels, tiles 8/2, n={args.n_cert}: "
-        f"{alone:.2f} s of one process. {pictures} of them on {ranks} such processes: "
-        f"{pictures} x {alone:.2f} s / {ranks} = {hours:.1f} h"
-    )
+    for spent, name in zip(
+        zip(*tiles, strict=True), ("seconds", "processor's seconds"), strict=True
+    ):
+        alone = statistics.median(spent)
+        print(
+            f"A certificate of {args.size}x{args.size} pixels, tiles 8/2, n={args.n_cert}, takes "
+            f"{alone:.2f} {name} on {args.device}. {pictures} on {ranks} such processes: "
+            f"{pictures} x {alone:.2f} s / {ranks} = {pictures * alone / ranks / 3600:.1f} h"
+        )
 
 
 def report(mode: str, found: list[tuple[tuple[float, float], tuple[float, float]]]) -> None:
@@ -90,10 +103,10 @@ class Processes:
         context = multiprocessing.get_context("spawn")
         self.ends: list[Connection] = []
         self.processes = []
-        for _ in range(2):
+        for index in range(2):
             ours, theirs = context.Pipe()
             self.ends.append(ours)
-            process = context.Process(target=work, args=(theirs, args, folder), daemon=True)
+            process = context.Process(target=work, args=(theirs, args, folder, index), daemon=True)
             process.start()
             self.processes.append(process)
 
@@ -130,11 +143,13 @@ def write_pictures(folder: Path, side: int) -> None:
         images.write(folder / f"{index}.png", Picture(pixels))
 
 
-def work(connection: Connection, args: argparse.Namespace, folder: Path) -> None:
+def work(connection: Connection, args: argparse.Namespace, folder: Path, index: int) -> None:
     """Do what comes, until nothing comes."""
     torch.set_num_threads(1)
-    model = adapters.load(args.model).model
-    lr = images.read(folder / "in" / "0.png").pixels
+    os.environ["LOCAL_RANK"] = str(index)
+    device = find_device(args.device)
+    model = adapters.load(args.model, device=device).model
+    lr = images.read(folder / "in" / "0.png").pixels.to(device)
     smoothers = {
         "tiles": SmoothedSR(model, 0.05, 21, "mean", tile=8, halo=2, batch_size=args.batch_size),
         "draws": SmoothedSR(model, 0.05, 21, "mean", batch_size=args.batch_size),
@@ -147,7 +162,7 @@ def work(connection: Connection, args: argparse.Namespace, folder: Path) -> None
     def upscale(parts: Parts) -> None:
         os.environ.update(RANK=str(parts.rank), WORLD_SIZE=str(parts.ranks))
         command = ["upscale", folder / "in", "-o", parts.folder, "-m", args.model]
-        command += ["--batch-size", args.batch_size]
+        command += ["--batch-size", args.batch_size, "--device", args.device]
         with contextlib.redirect_stdout(io.StringIO()):
             if smoothsr([str(word) for word in command]):
                 raise RuntimeError("upscale failed")
