@@ -5,6 +5,7 @@ Reference: the CertSR method: pixelwise median randomized smoothing (P. Chiang e
 """
 
 import copy
+import hashlib
 import math
 import warnings
 from functools import partial
@@ -14,10 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from smoothsr import __version__
 from smoothsr.adapters.transparent import Transparent
 from smoothsr.certificates import quantile_bounds
 from smoothsr.certificates.certificate import Certificate
+from smoothsr.certificates.draw_parts import served_parts, share_draws
 from smoothsr.certificates.evidence import Evidence, Request, levels_alpha
+from smoothsr.certificates.gathering import Wanted, gather, gather_by_parts
 from smoothsr.certificates.options import Agg, Kind, Norm, Scope, require_option
 from smoothsr.certificates.planning import draws_wanted
 from smoothsr.certificates.spectral_error import attack
@@ -32,7 +36,7 @@ from smoothsr.engine.noise import Noise, sigma_text
 from smoothsr.engine.receptive_field import Reach, find_reach
 from smoothsr.engine.tiles import Tile, grid
 from smoothsr.files.digests import digest, fingerprint
-from smoothsr.metrics import to_8bit
+from smoothsr.files.parts import Parts
 
 __all__ = ["SmoothedSR", "settled_draws", "variant"]
 
@@ -154,12 +158,16 @@ class SmoothedSR(Transparent):
         options += ", lattice=True" if self.lattice else ""
         return options if self.seed is None else f"{options}, seed={self.seed}"
 
-    def forward(self, lr: Tensor, *, progress: draws.Progress | None = None) -> Tensor:
+    def forward(
+        self, lr: Tensor, *, progress: draws.Progress | None = None, parts: Parts | None = None
+    ) -> Tensor:
         """Compute the served output.
 
         Args:
             lr: (B,C,h,w), floating, values in [0, 1].
             progress: Called with (draws done, draws in all) of each image after each batch.
+            parts: Files by which processes share the draws, without gradients. Remove them when
+                the output is saved.
 
         Returns:
             (B,C,s*h,s*w) in [0, 1], in the dtype of lr; differentiable in lr and the weights.
@@ -167,6 +175,7 @@ class SmoothedSR(Transparent):
         Raises:
             ValueError: If lr has another rank or dtype, or NaN or infinite values, or the model's
                 output has.
+            NotLastError: If another process of those that share the parts joins them.
         """
         _check(lr)
         if self.model.training:
@@ -178,15 +187,19 @@ class SmoothedSR(Transparent):
         rank = _rank(self.agg, self.n)
         again = self.recompute and torch.is_grad_enabled()
         base = partial(checkpoint, self.base, use_reentrant=False) if again else self.base
-        images = [
-            draws.smooth(
-                self.fitted(image)._sampler(base, image, self.seed, self.antithetic),
-                self.n,
-                rank,
-                progress,
-            )
-            for image in lr.split(1)
+        smoothers = [self.fitted(image) for image in lr.split(1)]
+        samplers = [
+            each._sampler(base, image, self.seed, self.antithetic)
+            for each, image in zip(smoothers, lr.split(1), strict=True)
         ]
+        if parts:
+            kept = [
+                served_parts(sampler, self.n, rank, parts, each._key(sampler.lr))
+                for each, sampler in zip(smoothers, samplers, strict=True)
+            ]
+            share_draws(kept, progress)
+            samplers = [*kept]
+        images = [draws.smooth(sampler, self.n, rank, progress) for sampler in samplers]
         # One image is not copied once more: it may be the largest thing in memory.
         return (images[0] if len(images) == 1 else torch.cat(images)).to(lr.dtype)
 
@@ -288,6 +301,7 @@ class SmoothedSR(Transparent):
         kind: Kind | None = None,
         progress: draws.Progress | None = None,
         void_guarantee_seed: int | None = None,
+        parts: Parts | None = None,
     ) -> Certificate:
         """Bound what every attack up to a radius can do to the output.
 
@@ -310,6 +324,9 @@ class SmoothedSR(Transparent):
             progress: Called with (draws done, draws in all) after each batch.
             void_guarantee_seed: Reproducible draws, for tests. Voids every claim, since a known
                 seed can be attacked.
+            parts: Files that keep each tile at once: killed and started again with the same
+                folder, it goes on where it was, and processes share the tiles. Remove them when
+                the certificate is saved.
 
         Returns:
             A Certificate; where n draws support no level at all, its levels are trivial, with a
@@ -319,24 +336,29 @@ class SmoothedSR(Transparent):
             ValueError: If an argument is out of its range, the model is in train mode, agg is a
                 percentile, or the network is no fixed function of each image, as two runs on one
                 patch and a run of one image alone show.
+            NotLastError: If another process of those that share the parts joins them.
         """
         kind = kind or ("both" if self.agg == "mean" and scope == "image" else "levels")
         request = Request(1000 if n == "auto" else n, alpha, levels, scope, kind)
         self._require_certifiable(lr, request)
         with torch.no_grad():
-            self._require_independence(lr)
+            output_shape = self._require_independence(lr)
+            key = self._key(lr, n, request, void_guarantee_seed) if parts else ""
             if n == "auto":
-                wanted = self.draws_wanted(lr, alpha=alpha, seed=void_guarantee_seed)
-                request = request._replace(n=wanted)
-            served = to_8bit(self(lr)).byte().cpu().numpy()
-            evidence = Evidence(request, lr, served.shape[1:])
-            if evidence.observers:
-                sampler = self._sampler(self.base, lr, void_guarantee_seed)
-                draws.observe(sampler, request.n, evidence.observers, progress)
+                enough = self.draws_wanted(lr, alpha=alpha, seed=void_guarantee_seed)
+                enough = parts.agree(f"{key}_n", enough) if parts else enough
+                request = request._replace(n=enough)
+            evidence = Evidence(request, lr, output_shape)
+            sampler = self._sampler(self.base, lr, void_guarantee_seed)
+            serving = self._sampler(self.base, lr, self.seed, self.antithetic)
+            wanted = Wanted(evidence, sampler, serving, self.n, _rank(self.agg, self.n))
+            if parts:
+                gather_by_parts(wanted, parts, key, progress)
+            else:
+                gather(wanted, progress=progress)
         if kind != "spectral" and not evidence.z.size:
             _warn_of_few_draws(request, evidence.values)
         certificate = Certificate(
-            sr_bytes=served,
             **evidence.fields(),
             lr_shape=(*lr.shape[1:],),
             sigma=self.sigma,
@@ -359,6 +381,12 @@ class SmoothedSR(Transparent):
             weights_digest=fingerprint(*self.children()),
         )
         return certificate.as_mean() if self.agg == "mean" and kind != "levels" else certificate
+
+    def _key(self, lr: Tensor, *options: object) -> str:
+        """Tell all that the draws of a tile depend on, and what is kept of them."""
+        what = [__version__, self.extra_repr(), fingerprint(*self.children()), digest([lr])]
+        what += [_precision_text(lr), lr.device.type]
+        return hashlib.sha256(repr([*what, *options]).encode()).hexdigest()[:16]
 
     @torch.no_grad()
     def draws_wanted(
@@ -445,12 +473,16 @@ class SmoothedSR(Transparent):
                 'certify with kind="levels"'
             )
 
-    def _require_independence(self, lr: Tensor) -> None:
-        """Try on the first patch of lr what a certificate takes on trust of the network."""
+    def _require_independence(self, lr: Tensor) -> tuple[int, ...]:
+        """Try on the first patch of lr what a certificate takes on trust of the network; return
+        (C,H,W) of its output.
+        """
         rows, columns = self.grid(lr)[0]
         patch = lr[:, :, rows.first : rows.last, columns.first : columns.last]
         patch = patch[:, :, list(rows.gather)][..., list(columns.gather)]
-        require_independence(self.base, patch, _precision(lr), self.batching.batch_size)
+        output = require_independence(self.base, patch, _precision(lr), self.batching.batch_size)
+        scale = draws.ratio((*patch.shape[2:],), (*output.shape[2:],))
+        return output.shape[1], scale * lr.shape[2], scale * lr.shape[3]
 
 
 def variant(smoothed: SmoothedSR, **options: Any) -> SmoothedSR:

@@ -12,9 +12,10 @@ from torch import Tensor
 from smoothsr.certificates import quantile_bounds
 from smoothsr.certificates.options import Kind, Scope
 from smoothsr.certificates.spectrum import spectrum
-from smoothsr.engine.draws import Observer
+from smoothsr.engine.draws import Observer, output_slices
 from smoothsr.engine.moments import Moments
 from smoothsr.engine.quantiles import Quantiles
+from smoothsr.engine.tiles import Tile
 
 __all__ = ["Evidence", "Request", "levels_alpha", "pilot_count"]
 
@@ -43,8 +44,12 @@ def pilot_count(n: int) -> int:
     return max(1, min(max(round(PILOT_SHARE * n), least), most, n // 2))
 
 
+Shown = dict[str, np.ndarray]
+"""What the draws of one tile have shown."""
+
+
 class Evidence:
-    """The observers of an image's certification draws.
+    """An observer of an image's certification draws, tile by tile; beside them, its served output.
 
     Args:
         request: What is asked for.
@@ -55,7 +60,9 @@ class Evidence:
     def __init__(self, request: Request, lr: Tensor, output_shape: tuple[int, ...]) -> None:
         self.request = request
         self.z = np.empty(0)
+        self._width = lr.shape[3]
         self.values = int(np.prod(output_shape)) if request.scope == "image" else output_shape[0]
+        self.served = np.empty((1, *output_shape), np.uint8)
         self._nothing = np.empty((0, *output_shape), np.uint8)
         self._quantiles: Quantiles | None = None
         self._moments: Moments | None = None
@@ -66,13 +73,40 @@ class Evidence:
             self._moments = Moments(request.n, pilot_count(request.n), sides)
 
     @property
-    def observers(self) -> list[Observer]:
-        """Those that the draws are to be shown to."""
-        return [each for each in (self._quantiles, self._moments) if each is not None]
+    def wanted(self) -> bool:
+        """Whether anything is to be seen in draws."""
+        return bool(self._observers)
+
+    def add(self, outputs: Tensor) -> None:
+        """Take draws (b,C,H,W) of the current tile, values in [0, 1]."""
+        for observer in self._observers:
+            observer.add(outputs)
+
+    def finish(self, tile: Tile) -> None:
+        """Keep what the draws of the current tile have shown."""
+        self.put(tile, self.take(tile))
+
+    def take(self, tile: Tile) -> Shown:
+        """Return what the draws of the current tile have shown, and forget them."""
+        shown = {"served": self.served[self._slices(tile)]}
+        if self._quantiles:
+            shown["ranks"] = self._quantiles.take()
+        if self._moments:
+            shown["moments"], shown["mean"] = self._moments.take()
+        return shown
+
+    def put(self, tile: Tile, shown: Shown) -> None:
+        """Keep what `take` returned of the next tile."""
+        self.served[self._slices(tile)] = shown["served"]
+        if self._quantiles:
+            self._quantiles.put(tile, shown["ranks"])
+        if self._moments:
+            self._moments.put(tile, shown["moments"], shown["mean"])
 
     def fields(self) -> dict[str, Any]:
         """The fields of a `Certificate` that the draws fill."""
-        found: dict[str, Any] = {"z": self.z, "lower": self._nothing, "upper": self._nothing}
+        found: dict[str, Any] = {"sr_bytes": self.served, "z": self.z}
+        found |= {"lower": self._nothing, "upper": self._nothing}
         found |= {"mean": np.empty(0, np.float32), "spectrum": None}
         if self._quantiles:
             ranks = self._quantiles.result
@@ -81,6 +115,14 @@ class Evidence:
             alpha = self.request.alpha / (2 if self.request.kind == "both" else 1)
             found |= {"mean": self._moments.mean, "spectrum": spectrum(self._moments.tiles, alpha)}
         return found
+
+    @property
+    def _observers(self) -> list[Observer]:
+        return [each for each in (self._quantiles, self._moments) if each is not None]
+
+    def _slices(self, tile: Tile) -> tuple[Any, ...]:
+        """Where a tile's values are in the output."""
+        return (..., *output_slices(tile, self.served.shape[-1] // self._width))
 
     def _watch_levels(self, lr: Tensor) -> None:
         n, count = self.request.n, self.request.levels

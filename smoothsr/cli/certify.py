@@ -15,6 +15,7 @@ from smoothsr.cli import memory_budget
 from smoothsr.cli.devices import autocast
 from smoothsr.cli.errors import FAILURES, UserError, message
 from smoothsr.cli.loading import NetworkOptions, load
+from smoothsr.cli.processes import place
 from smoothsr.cli.progress import draws_bar
 from smoothsr.cli.reference import read_reference
 from smoothsr.cli.smoother import SmootherOptions, print_padding_advice, smoother
@@ -22,6 +23,7 @@ from smoothsr.engine.memory import Demand
 from smoothsr.files import images
 from smoothsr.files.atomic import output_folder, replacing
 from smoothsr.files.images import Picture
+from smoothsr.files.parts import NotLastError, Parts
 from smoothsr.reports import certificate_report, tables
 from smoothsr.reports.certificate_report import Answers, Questions
 
@@ -73,6 +75,13 @@ class Options:
         )
 
     @property
+    def parts(self) -> Parts:
+        """Where tiles are kept until all are there, and this process's place among those that
+        share them.
+        """
+        return Parts(Path(f"{self.stem}_parts"), *place())
+
+    @property
     def stem(self) -> str:
         """What the names of all results begin with."""
         return str(self.folder / self.input.stem)
@@ -93,10 +102,17 @@ def run(args: argparse.Namespace) -> int:
     print(f"{loaded.name}, x{loaded.scale}; predictor: {options.smoother.text}")
     print_padding_advice(options.smoother, loaded)
     with output_folder(options.folder):
-        certificate = _certify(options, smoothed, picture.pixels.to(device))
+        if options.parts.folder.exists():
+            print(f"What is in {options.parts.folder} of these options is not drawn again")
+        try:
+            certificate = _certify(options, smoothed, picture.pixels.to(device))
+        except NotLastError as error:
+            print(f"{error}; the process that is last to end writes the certificate")
+            return 0
         # At once: what follows may fail, and the draws are the work.
         certificate.save(f"{options.stem}.npz")
         images.write(f"{options.stem}_sr.png", images.with_pixels(picture, certificate.sr, 8))
+        options.parts.remove()
     with autocast(options.smoother.precision, device):
         bare = _bare(smoothed, picture.pixels.to(device))
     answers = certificate_report.answer(certificate, questions, bare)
@@ -133,6 +149,7 @@ def _certify(options: Options, smoothed: SmoothedSR, lr: Tensor) -> Certificate:
             levels=options.levels,
             kind="both",
             progress=progress,
+            parts=options.parts,
         )
 
 

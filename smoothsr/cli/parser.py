@@ -41,7 +41,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _upscale(commands: Commands) -> None:
-    command = commands.add_parser("upscale", help="upscale images or folders by a smoothed network")
+    command = commands.add_parser(
+        "upscale",
+        help="upscale images or folders by a smoothed network",
+        description=(
+            "Write an output for every image. Processes of torchrun share the images, or the draws "
+            "of a single one; one that was killed and is started again goes on where it was."
+        ),
+    )
     command.add_argument("input", nargs="+", help="image files or folders")
     command.add_argument(
         "-o",
@@ -73,7 +80,12 @@ def _upscale(commands: Commands) -> None:
 
 def _certify(commands: Commands) -> None:
     command = commands.add_parser(
-        "certify", help="bound what any attack on an image can do to its output"
+        "certify",
+        help="bound what any attack on an image can do to its output",
+        description=(
+            "Write a certificate, figures of it, and what it says. Killed and started again, it "
+            "goes on where it was; processes of torchrun share the tiles."
+        ),
     )
     command.add_argument("input", type=Path, help="an image file")
     command.add_argument(

@@ -15,7 +15,7 @@ from smoothsr.cli.study_options import StudyOptions
 from smoothsr.evaluation.records import Record
 from smoothsr.files import images
 
-__all__ = ["Collect", "Measure", "OnCell", "share_out"]
+__all__ = ["Collect", "Measure", "OnCell", "place", "share_out"]
 
 OnCell = Callable[[], object]
 """Called after each output that is scored."""
@@ -41,7 +41,7 @@ def share_out(
         processes are still working on theirs, not even failures, since torchrun would stop the
         others.
     """
-    rank, ranks = _place()
+    rank, ranks = place()
     mine = paths[rank::ranks]
     options.parts.mkdir(parents=True, exist_ok=True)
     notes = {path.stem: options.parts / f"{path.stem}.error" for path in paths}
@@ -114,7 +114,7 @@ def _collected(
     return found
 
 
-def _place() -> tuple[int, int]:
+def place() -> tuple[int, int]:
     """Return the rank of this process, and how many there are."""
     words = [
         os.environ.get(name, default) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))

@@ -1,6 +1,7 @@
 """`smoothsr upscale`: upscale images and folders by a smoothed network."""
 
 import argparse
+import hashlib
 import sys
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -8,17 +9,22 @@ from pathlib import Path
 
 import torch
 
+from smoothsr import __version__
 from smoothsr.adapters import LoadedSR
 from smoothsr.cli import memory_budget
 from smoothsr.cli.devices import autocast
 from smoothsr.cli.errors import FAILURES, message
 from smoothsr.cli.loading import NetworkOptions, load
+from smoothsr.cli.outcomes import SKIPPED, UPSCALED, Outcomes
+from smoothsr.cli.processes import place
 from smoothsr.cli.progress import draws_bar
 from smoothsr.cli.smoother import SmootherOptions, print_padding_advice, smoother
 from smoothsr.cli.targets import Naming, Plan, plan
 from smoothsr.engine.memory import Demand
 from smoothsr.files import images
 from smoothsr.files.atomic import output_folder
+from smoothsr.files.digests import fingerprint
+from smoothsr.files.parts import NotLastError, Parts
 
 
 @dataclass(frozen=True)
@@ -63,24 +69,62 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _upscale_all(options: Options, planned: Plan, loaded: LoadedSR, device: torch.device) -> int:
-    """Upscale one after the other, say what became of each, and return the exit status."""
-    failed = skipped = 0
-    for position, (path, target) in enumerate(planned.targets.items(), 1):
-        if options.skip_existing and target.exists():
-            print(f"{target} is there already: skipped")
-            skipped += 1
-            continue
-        existed = target.exists()
+    """Upscale this process's share one after the other, say what became of each, and return the
+    exit status.
+    """
+    outcomes = _outcomes(options, planned, loaded)
+    positions = {path: position for position, path in enumerate(planned.targets, 1)}
+    for path in outcomes.share():
+        name = f"{path.name} ({positions[path]}/{len(positions)})"
         try:
-            name = f"{path.name} ({position}/{len(planned.targets)})"
-            _upscale(options.smoother, path, target, loaded, device, name)
-            print(f"{target}{' (overwritten)' if existed else ''}")
+            outcome = _upscale_unless_there(
+                options, path, planned, loaded, device, name, outcomes.by_draws(path)
+            )
+        except NotLastError as error:
+            print(f"{path}: {error}; the process that is last to end writes the output")
+            continue
         except FAILURES as error:
-            failed += 1
-            print(f"smoothsr: {_named(path, error)}", file=sys.stderr)
-    done = len(planned.targets) - failed - skipped
+            outcome = _named(path, error)
+            print(f"smoothsr: {outcome}", file=sys.stderr)
+        outcomes.add(path, outcome)
+    try:
+        found = [*outcomes.all().values()]
+    except NotLastError as error:
+        print(f"{error}; the process that is last to end says how many failed")
+        return 0
+    done, skipped = found.count(UPSCALED), found.count(SKIPPED)
+    failed = len(found) - done - skipped
     print(f"{done} upscaled, {skipped} skipped, {failed} failed")
     return 2 if failed else 0
+
+
+def _outcomes(options: Options, planned: Plan, loaded: LoadedSR) -> Outcomes:
+    """Share the images with other processes of the same options."""
+    what = [__version__, options.smoother, options.naming.suffix, options.naming.ext]
+    key = repr([*what, loaded.sha256 or fingerprint(loaded.model)])
+    folder = next(iter(planned.targets.values())).parent
+    name = f"upscale_{hashlib.sha256(key.encode()).hexdigest()[:8]}_parts"
+    return Outcomes(Parts(folder / name, *place()), planned.targets, key)
+
+
+def _upscale_unless_there(
+    options: Options,
+    path: Path,
+    planned: Plan,
+    loaded: LoadedSR,
+    device: torch.device,
+    name: str,
+    parts: Parts | None,
+) -> str:
+    """Upscale one file, unless its output is to be left as it is; say which."""
+    target = planned.targets[path]
+    existed = target.exists()
+    if options.skip_existing and existed:
+        print(f"{target} is there already: skipped")
+        return SKIPPED
+    _upscale(options.smoother, path, target, loaded, device, name, parts)
+    print(f"{target}{' (overwritten)' if existed else ''}")
+    return UPSCALED
 
 
 def _upscale(
@@ -90,8 +134,9 @@ def _upscale(
     loaded: LoadedSR,
     device: torch.device,
     name: str,
+    parts: Parts | None = None,
 ) -> None:
-    """Upscale one file."""
+    """Upscale one file, or make this process's share of its draws."""
     picture = images.read(path)
     images.require_format(target, picture)
     lr = picture.pixels.to(device)
@@ -104,8 +149,10 @@ def _upscale(
     if options.tile == "auto" and smoothed.tile:
         print(f"{path}: in tiles of {smoothed.tile} with a halo of {smoothed.halo}, to save memory")
     with torch.no_grad(), autocast(options.precision, device), draws_bar(name) as progress:
-        sr = smoothed(lr, progress=progress).cpu()
+        sr = smoothed(lr, progress=progress, parts=parts).cpu()
     images.write(target, images.with_pixels(picture, sr, picture.bits))
+    if parts:
+        parts.remove()
 
 
 def _named(path: Path, error: Exception) -> str:

@@ -7,6 +7,7 @@ statistic of few draws, `observe` shows many draws to observers such as `quantil
 `moments.Moments`.
 """
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, reduce
 from itertools import chain, groupby
@@ -50,8 +51,25 @@ class Sampler:
     ) -> None:
         self.f, self.lr, self.tiles, self.how, self.batching = f, lr, tiles, how, batching
         precision = torch.float64 if how.on_lattice else lr.dtype
-        self.source = noise.source(how.seed, lr.device, precision, how.antithetic)
+        self.source: noise.Source = noise.source(how.seed, lr.device, precision, how.antithetic)
         self.add = lattice.noisy if how.on_lattice else noise.noisy
+        self.places: Sequence[int] = range(len(tiles))
+
+    def only(self, places: Sequence[int]) -> "Sampler":
+        """Return the sampler of some of the tiles, whose noise is what it was among all."""
+        other = copy.copy(self)
+        other.tiles, other.places = [self.tiles[place] for place in places], places
+        return other
+
+    def after(self, first: int) -> "Sampler":
+        """Return the sampler whose draws follow the first so many of this one."""
+
+        def later(tile: int, draws: range, shape: tuple[int, ...]) -> Tensor:
+            return self.source(tile, range(draws.start + first, draws.stop + first), shape)
+
+        other = copy.copy(self)
+        other.source = later
+        return other
 
     def draws(self, n: int) -> Iterator[tuple[int, Tensor]]:
         """Yield n outputs of every tile, tile by tile, as (the tile's place in the grid, some
@@ -85,10 +103,11 @@ class Sampler:
     def _noisy_of(self, index: int, draws: range) -> Tensor:
         """Make noisy patches of one tile, whose noise depends on its place in the grid."""
         rows, columns = tile = self.tiles[index]
+        place = self.places[index]
         patch = self.lr[..., rows.first : rows.last, columns.first : columns.last]
         # The sum is made in float32 or better; what a network of lower precision makes of it is
         # part of the predictor.
-        noisy = self.add(patch, self.source(index, draws, (*patch.shape[1:],)), self._sigma(tile))
+        noisy = self.add(patch, self.source(place, draws, (*patch.shape[1:],)), self._sigma(tile))
         if tile.padded:
             down, across = (torch.tensor(span.gather, device=noisy.device) for span in tile)
             noisy = noisy[:, :, down[:, None], across]

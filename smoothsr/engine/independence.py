@@ -19,7 +19,7 @@ ROUNDINGS = 4  # so many rounding errors of a lower precision may separate two r
 
 def require_independence(
     f: Callable[[Tensor], Tensor], patch: Tensor, precision: torch.dtype, batch_size: int | None
-) -> None:
+) -> Tensor:
     """Require that two runs of one batch agree, and an image alone with the same image in a batch.
 
     Args:
@@ -27,6 +27,9 @@ def require_independence(
         patch: One patch (1,C,h,w), as f takes it.
         precision: Of the arithmetic in f, whose rounding errors may differ between batch sizes.
         batch_size: The most images that f is given at once; None does not limit them.
+
+    Returns:
+        f's output (1,C,H,W) of the patch.
 
     Raises:
         ValueError: If they differ by more than rounding does.
@@ -48,13 +51,14 @@ def require_independence(
             "draws random numbers of its own or keeps a state, and nothing can be certified of it"
         )
     if len(batch) == 1:
-        return
+        return first
     alone = torch.cat([f(image.clone()) for image in batch.split(1)])
     if (apart := _distance(first, alone)) > limit:
         raise ValueError(
             f"the model's output for an image differs by {apart * 255:.2g}/255 (RMS) between the "
             "image alone and in a batch: draws would depend on each other; pass batch_size=1"
         )
+    return first[-1:]
 
 
 def _distance(first: Tensor, second: Tensor) -> float:

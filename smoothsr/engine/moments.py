@@ -215,8 +215,7 @@ class Moments:
         if not 1 <= pilots < n:
             raise ValueError(f"pilots must be from 1 to n - 1 = {n - 1}, got {pilots}")
         self.n, self.pilots, self.lr_sides = n, pilots, lr_sides
-        self._fixed: list[tuple[float, float, float]] = []
-        self._shown: list[tuple[float, float, float]] = []
+        self._rows: list[list[float]] = []
         self._mean: np.ndarray | None = None
         self._shape: tuple[int, ...] = ()
         self._first: list[Tensor] = []
@@ -240,19 +239,31 @@ class Moments:
 
     def finish(self, tile: Tile) -> None:
         """Keep the tile's moments and mean."""
+        self.put(tile, *self.take())
+
+    def take(self) -> tuple[np.ndarray, np.ndarray]:
+        """Compute what the current tile's draws have shown, and forget them.
+
+        Returns:
+            The tile's row of `TileMoments` (6,), and the mean of its draws, float32 (C,H,W).
+        """
         if self._sum is None:
             raise ValueError("a tile was finished before its certification draws")
-        # Numbers alone: a view would keep its tile's memory, and small pieces of it that stay all
-        # over the heap keep what lies between them from being used again.
-        self._fixed.append(self._sum.centre[1:])
-        self._shown.append(self._sum.result())
+        row = np.array([*self._sum.centre[1:], *self._sum.result()])
         mean = torch.as_tensor(self._total / self._sum.n).float().view(self._shape).cpu().numpy()
+        self._sum, self._total = None, 0.0
+        return row, mean
+
+    def put(self, tile: Tile, row: np.ndarray, mean: np.ndarray) -> None:
+        """Keep what `take` returned of the next tile."""
+        # Numbers alone: what shares memory with a tile's draws would keep them, and small pieces
+        # all over the heap keep what lies between them from being used again.
+        self._rows.append(row.tolist())
         scale = mean.shape[-1] // (tile.columns.stop - tile.columns.start)
         if self._mean is None:
             height, width = (scale * side for side in self.lr_sides)
             self._mean = np.empty((1, len(mean), height, width), np.float32)
         self._mean[(..., *output_slices(tile, scale))] = mean
-        self._sum, self._total = None, 0.0
 
     @property
     def mean(self) -> np.ndarray:
@@ -264,8 +275,7 @@ class Moments:
     @property
     def tiles(self) -> TileMoments:
         """The moments of all tiles, in their order."""
-        numbers = (*np.array(self._fixed).T, *np.array(self._shown).T)
-        return TileMoments(self.n - self.pilots, *numbers)
+        return TileMoments(self.n - self.pilots, *np.array(self._rows).T)
 
     def _begin(self) -> None:
         """Fix the centre, once the pilot draws are there."""

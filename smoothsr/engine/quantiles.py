@@ -41,15 +41,27 @@ class Quantiles:
 
     def finish(self, tile: Tile) -> None:
         """Compute the tile's ranks and put them in their place."""
+        self.put(tile, self.take())
+
+    def take(self) -> np.ndarray:
+        """Compute the ranks of the current tile's values, and forget its draws.
+
+        Returns:
+            uint8 (len(ranks),C,H,W).
+        """
         if self._tile is None:
             raise ValueError("a tile was finished before its first draw")
         found = self._tile.ranks(self.ranks)
+        self._tile = None
+        return found
+
+    def put(self, tile: Tile, found: np.ndarray) -> None:
+        """Put what `take` returned of a tile in its place."""
         scale = found.shape[-1] // (tile.columns.stop - tile.columns.start)
         if self._result is None:
             height, width = (scale * side for side in self.lr.shape[2:])
             self._result = np.empty((len(self.ranks), found.shape[1], height, width), np.uint8)
         self._result[(..., *output_slices(tile, scale))] = found
-        self._tile = None
 
     @property
     def result(self) -> np.ndarray:

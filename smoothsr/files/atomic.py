@@ -4,10 +4,10 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["output_folder", "replacing", "staged"]
+__all__ = ["adding", "output_folder", "replacing", "staged"]
 
 
 @contextmanager
@@ -23,6 +23,21 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield part
         part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+@contextmanager
+def adding(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary name, as `replacing` does; but of several files of one path the first that
+    is complete stays, whoever writes it.
+    """
+    target = Path(path)
+    part = _temporary(target.parent, target.name)
+    try:
+        yield part
+        with suppress(FileExistsError):
+            os.link(part, target)
     finally:
         part.unlink(missing_ok=True)
 

@@ -3,7 +3,6 @@ run.
 """
 
 import json
-import os
 import shutil
 import signal
 import subprocess
@@ -12,11 +11,11 @@ from pathlib import Path
 
 import pytest
 from evaluation_runs import counted, error_of, evaluate, leftovers, photo, write
+from process_runs import ONE_THREAD, started
 
 from smoothsr.cli import main
 
 ATTACKS = "none,noise:0.1,bim:4/255:steps=4"
-ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 
 
 @pytest.fixture
@@ -26,14 +25,6 @@ def hr(tmp_path):
 
 def table(out):
     return [(out / f"evaluate.{suffix}").read_bytes() for suffix in ("md", "csv")]
-
-
-def started(command, **environment):
-    environment = {**ONE_THREAD, **environment}
-    arguments = [sys.executable, "-m", "smoothsr.cli", *command]
-    return subprocess.Popen(
-        arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
 
 
 # Ends a run without a word, as the system does, when its fifth output is about to be served.

@@ -1,0 +1,85 @@
+"""How the evidence of an image is gathered: by one process, or by parts, of which processes share
+the tiles or the draws.
+"""
+
+from typing import NamedTuple
+
+from smoothsr.certificates.draw_parts import DrawParts, served_parts, share_draws
+from smoothsr.certificates.evidence import Evidence
+from smoothsr.certificates.tile_parts import TileParts
+from smoothsr.engine import draws
+from smoothsr.engine.draws import Observer, Progress, Sampler
+from smoothsr.files.parts import Parts
+from smoothsr.metrics import to_8bit
+
+__all__ = ["Wanted", "gather", "gather_by_parts"]
+
+
+class Wanted(NamedTuple):
+    """What is to be drawn.
+
+    Attributes:
+        evidence: Gets what the draws show.
+        sampler: Makes the certification draws.
+        serving: Makes the served ones, of the same tiles.
+        n_serve: How many of these.
+        rank: The rank of them that is served, None for the mean.
+    """
+
+    evidence: Evidence
+    sampler: Sampler
+    serving: Sampler
+    n_serve: int
+    rank: int | None
+
+
+def gather(
+    wanted: Wanted, observer: Observer | None = None, progress: Progress | None = None
+) -> None:
+    """Serve the sampler's tiles, and show their certification draws.
+
+    Args:
+        wanted: What is to be drawn.
+        observer: Is shown them; None is the evidence itself.
+        progress: Called after each batch of certification draws.
+    """
+    evidence, sampler = wanted.evidence, wanted.sampler
+    observer = observer or evidence
+    if not sampler.tiles:
+        return
+    served = draws.smooth(wanted.serving, wanted.n_serve, wanted.rank).to(sampler.lr.dtype)
+    evidence.served[...] = to_8bit(served).byte().cpu().numpy()
+    if evidence.wanted:
+        draws.observe(sampler, evidence.request.n, [observer], progress)
+        return
+    for tile in sampler.tiles:
+        observer.finish(tile)
+
+
+def gather_by_parts(
+    wanted: Wanted, parts: Parts, key: str, progress: Progress | None = None
+) -> None:
+    """Make this process's share of the parts, then join them: of tiles, or of draws where there are
+    fewer tiles than processes.
+
+    Args:
+        wanted: What is to be drawn.
+        parts: The files.
+        key: Tells all that the draws depend on.
+        progress: Called after each batch of certification draws.
+
+    Raises:
+        NotLastError: If another process joins them.
+    """
+    sampler, serving, n = wanted.sampler, wanted.serving, wanted.evidence.request.n
+    shared = DrawParts(sampler, n, parts, key)
+    if parts.ranks > len(sampler.tiles) or shared.begun:
+        served = served_parts(serving, wanted.n_serve, wanted.rank, parts, key)
+        share_draws([served, shared] if wanted.evidence.wanted else [served], progress)
+        gather(wanted._replace(sampler=shared, serving=served))
+        return
+    kept = TileParts(wanted.evidence, parts, key, sampler.tiles)
+    share = kept.share
+    mine = wanted._replace(sampler=sampler.only(share), serving=serving.only(share))
+    gather(mine, kept, progress)
+    kept.join()

@@ -1,0 +1,119 @@
+"""Work that is cut into parts, each kept in a file, so that a run that was killed goes on where it
+was, and processes on one or many machines share it.
+
+A part's file appears whole, and of several the first one stays: what random draws have shown is
+never chosen among several. No process waits for another: each makes its share, and the last one to
+end joins the parts.
+"""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from smoothsr.files.atomic import adding
+
+__all__ = ["NotLastError", "Parts"]
+
+Arrays = Mapping[str, np.ndarray]
+
+
+class NotLastError(Exception):
+    """Another process joins the parts; the share of this one is made."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Part files, and this process's place among those that share them.
+
+    Names must tell all that a part depends on, so that a part of other options is never taken for
+    it.
+
+    Args:
+        folder: Of the files; made with the first.
+        rank: Of this process, from 0.
+        ranks: How many processes there are.
+    """
+
+    folder: Path
+    rank: int = 0
+    ranks: int = 1
+
+    def share(self, names: Sequence[str]) -> list[str]:
+        """Return the names of this process's share of the parts that are not there."""
+        missing = {*self.missing(names)}
+        return [name for name in names[self.rank :: self.ranks] if name in missing]
+
+    def missing(self, names: Sequence[str]) -> list[str]:
+        """Return the names of parts that are not there."""
+        there = {path.stem for path in self.folder.glob("*.npz")}
+        return [name for name in names if name not in there]
+
+    def add(self, name: str, arrays: Arrays) -> None:
+        """Keep a part, unless it is there already.
+
+        Raises:
+            OSError: If it can't be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._write(name, arrays)
+        finally:
+            with suppress(OSError):  # it has parts, as it should
+                self.folder.rmdir()
+
+    def read(self, name: str) -> dict[str, np.ndarray]:
+        """Read a part.
+
+        Raises:
+            OSError: If it is not there.
+            ValueError: If it is damaged.
+        """
+        path = self._path(name)
+        with path.open("rb") as file:
+            try:
+                with np.load(file, allow_pickle=False) as stored:
+                    return dict(stored)
+            # numpy, zipfile and zlib raise many kinds for a file that is something else.
+            except Exception as error:
+                raise ValueError(f"{path} is damaged: delete it, and start again") from error
+
+    def agree(self, name: str, value: int) -> int:
+        """Return the number that the first of all processes gave."""
+        self.add(name, {"value": np.array(value)})
+        return int(self.read(name)["value"])
+
+    def require_last(self, names: Sequence[str]) -> None:
+        """Let exactly one process pass, once all parts are there.
+
+        A process of the same rank passes again, should this one be killed before it is done.
+
+        Raises:
+            NotLastError: For all others.
+        """
+        if self.ranks == 1:
+            return
+        if missing := self.missing(names):
+            raise NotLastError(f"{len(names) - len(missing)} of {len(names)} parts are there")
+        last = f"{names[0]}_last_of_{self.ranks}"
+        try:
+            self._write(last, {"value": np.array(self.rank)})
+            first = int(self.read(last)["value"])
+        except FileNotFoundError as error:  # it has joined them already, and removed the folder
+            raise NotLastError("all parts are joined") from error
+        if first != self.rank:
+            raise NotLastError(f"all {len(names)} parts are there, and process {first} joins them")
+
+    def remove(self) -> None:
+        """Remove all parts, once what they were made for is kept elsewhere."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _write(self, name: str, arrays: Arrays) -> None:
+        with adding(self._path(name)) as part, part.open("wb") as file:
+            np.savez(file, **arrays)  # type: ignore[arg-type]
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.npz"

@@ -1,0 +1,91 @@
+"""Part files: the first stays, processes share them, and one of them joins them."""
+
+import numpy as np
+import pytest
+
+from smoothsr.files.parts import NotLastError, Parts
+
+NAMES = ["a", "b", "c", "d", "e"]
+
+
+def one(value):
+    return {"value": np.array(value)}
+
+
+def leftovers(folder):
+    return [path.name for path in folder.iterdir() if path.suffix != ".npz"]
+
+
+def test_what_is_added_is_read(tmp_path):
+    parts = Parts(tmp_path / "new" / "parts")
+    arrays = {"x": np.arange(6, dtype=np.uint8).reshape(2, 3), "y": np.array([0.5])}
+    parts.add("a", arrays)
+    found = parts.read("a")
+    assert found.keys() == arrays.keys()
+    assert all(np.array_equal(found[name], arrays[name]) for name in arrays)
+    assert found["x"].dtype == np.uint8
+    assert leftovers(parts.folder) == []
+
+
+def test_the_first_of_several_stays(tmp_path):
+    for rank in (0, 1):
+        Parts(tmp_path, rank, 2).add("a", one(rank))
+    assert Parts(tmp_path).read("a")["value"] == 0
+    assert [Parts(tmp_path, rank, 2).agree("n", 10 + rank) for rank in (1, 0)] == [11, 11]
+    assert leftovers(tmp_path) == []
+
+
+def test_a_part_that_is_not_completely_written_is_not_there(tmp_path, monkeypatch):
+    def stop(*_arguments, **_arrays):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(np, "savez", stop)
+    with pytest.raises(KeyboardInterrupt):
+        Parts(tmp_path / "p").add("a", one(1))
+    assert Parts(tmp_path / "p").missing(["a"]) == ["a"]
+    assert not (tmp_path / "p").exists()
+
+
+def test_shares_are_all_parts_once_and_leave_out_what_is_there(tmp_path):
+    places = [Parts(tmp_path, rank, 3) for rank in range(3)]
+    assert sorted(name for parts in places for name in parts.share(NAMES)) == NAMES
+    places[0].add("d", one(0))
+    assert [parts.share(NAMES) for parts in places] == [["a"], ["b", "e"], ["c"]]
+    assert Parts(tmp_path).share(NAMES) == ["a", "b", "c", "e"]
+
+
+def test_exactly_one_process_is_the_last(tmp_path):
+    places = [Parts(tmp_path, rank, 2) for rank in range(2)]
+    for name in NAMES[:-1]:
+        places[0].add(name, one(0))
+    with pytest.raises(NotLastError, match="4 of 5 parts are there"):
+        places[0].require_last(NAMES)
+    places[0].add("e", one(0))
+    places[1].require_last(NAMES)
+    with pytest.raises(NotLastError, match="process 1 joins them"):
+        places[0].require_last(NAMES)
+    places[1].require_last(NAMES)  # started again
+    Parts(tmp_path).require_last(NAMES)  # alone
+    Parts(tmp_path, 0, 2).require_last(["b", "a"])  # parts of other options
+
+
+def test_a_folder_that_the_last_process_has_removed_is_joined(tmp_path, monkeypatch):
+    parts = Parts(tmp_path / "parts", 0, 2)
+    monkeypatch.setattr(Parts, "missing", lambda *_: [])  # all were there a moment ago
+    with pytest.raises(NotLastError, match="joined"):
+        parts.require_last(NAMES)
+    assert not parts.folder.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"text", None])
+def test_a_damaged_part_is_told(tmp_path, content):
+    parts = Parts(tmp_path)
+    parts.add("a", {"x": np.arange(1000.0)})
+    file = tmp_path / "a.npz"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1  # one bit of a number
+    file.write_bytes(bytes(data) if content is None else content)
+    with pytest.raises(ValueError, match=r"a\.npz is damaged: delete it"):
+        parts.read("a")
+    with pytest.raises(FileNotFoundError):
+        parts.read("b")
