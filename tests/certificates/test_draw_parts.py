@@ -10,6 +10,7 @@ from smoothsr import SmoothedSR
 from smoothsr.certificates.draw_parts import DrawParts
 from smoothsr.engine.batching import Batching
 from smoothsr.engine.draws import Sampler
+from smoothsr.engine.noise import Noise
 from smoothsr.engine.tiles import grid
 from smoothsr.files.parts import NotLastError, Parts
 
@@ -104,8 +105,20 @@ def test_outputs_of_other_inputs_and_seeds_are_not_joined(tmp_path):
 
 def sampler(tile, seed=1):
     return Sampler(
-        LinearSR().requires_grad_(False), LR, grid(7, 9, tile, 1), 0.1, seed, Batching(3, False)
+        LinearSR().requires_grad_(False),
+        LR,
+        grid(7, 9, tile, 1),
+        Noise(0.1, seed),
+        Batching(3, False),
     )
+
+
+def drawn(source, n):
+    """The draws of each tile."""
+    found = [*source.draws(n)]
+    return [
+        torch.cat([part for at, part in found if at == index]) for index in range(len(source.tiles))
+    ]
 
 
 @pytest.mark.parametrize(("n", "step"), [(1, 1), (7, 2), (65, 1), (129, 2), (1000, 1)])
@@ -115,8 +128,7 @@ def test_blocks_are_all_draws_once(tmp_path, n, step, tile):
     sizes = [kept.make(name) for name in kept.names]
     assert all(size % step == 0 for size in sizes if size != min(sizes))
     assert sum(sizes) == n * len(kept.tiles)
-    for index in range(len(kept.tiles)):
-        draws, expected = (torch.cat([*source.draws(index, n)]) for source in (kept, sampler(tile)))
+    for draws, expected in zip(drawn(kept, n), drawn(sampler(tile), n), strict=True):
         assert torch.allclose(draws, expected, atol=1e-6)
 
 
@@ -124,6 +136,6 @@ def test_fresh_blocks_differ(tmp_path):
     kept = DrawParts(sampler(None, seed=None), 4, Parts(tmp_path), "k")
     for name in kept.names:
         kept.make(name)
-    assert len(torch.cat([*kept.draws(0, 4)]).unique(dim=0)) == 4
+    assert len(drawn(kept, 4)[0].unique(dim=0)) == 4
     with pytest.raises(ValueError, match="4 draws are kept, asked for 5"):
-        next(kept.draws(0, 5))
+        next(kept.draws(5))

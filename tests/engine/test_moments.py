@@ -135,7 +135,7 @@ def test_nothing_of_a_tile_is_kept_but_numbers():
             counts.append(tensors())
 
     lr = uniform(1, 3, 8, 8, dtype=torch.float32)
-    sampler = Sampler(f, lr, grid(8, 8, 2, 1), 0.2, 3, Batching(10, False))
+    sampler = Sampler(f, lr, grid(8, 8, 2, 1), Noise(0.2, 3), Batching(10, False))
     observe(sampler, 20, [Counted(20, 5, (8, 8))])
     assert len(counts) == 16
     assert counts[-1] <= counts[1]
