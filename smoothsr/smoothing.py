@@ -26,6 +26,13 @@ from smoothsr.certificates.options import Agg, Kind, Norm, Scope, require_option
 from smoothsr.certificates.planning import draws_wanted
 from smoothsr.certificates.spectral_error import attack
 from smoothsr.engine import draws, memory
+from smoothsr.engine.arguments import (
+    rank_of,
+    require_image,
+    require_integer,
+    require_module,
+    settled_draws,
+)
 from smoothsr.engine.batching import Batching
 from smoothsr.engine.forward_memory import CORNER, Footprint, footprint
 from smoothsr.engine.independence import require_independence
@@ -38,9 +45,8 @@ from smoothsr.engine.tiles import Tile, grid
 from smoothsr.files.digests import digest, fingerprint
 from smoothsr.files.parts import Parts
 
-__all__ = ["SmoothedSR", "settled_draws", "variant"]
+__all__ = ["SmoothedSR", "variant"]
 
-DRAWS, PAIRED_DRAWS = 21, 6  # of a call, where nothing is said: independent ones, and in pairs
 SAMPLED_TILES = 16  # by which the number of certification draws is chosen
 SAMPLED_DRAWS = 90  # of each of them
 
@@ -118,17 +124,17 @@ class SmoothedSR(Transparent):
         antithetic: bool | None = None,
         halo_noise: float = 1.0,
     ) -> None:
-        _require_module(model)
+        require_module(model)
         if not 0 < sigma < math.inf:
             raise ValueError(f"sigma must be greater than 0 and finite, got {sigma}")
         n, self.antithetic = settled_draws(n, agg, antithetic)
-        _require_integer("n", n, 1)
-        _require_integer("tile", None if tile == "auto" else tile, 1)
-        _require_integer("halo", halo, 0)
+        require_integer("n", n, 1)
+        require_integer("tile", None if tile == "auto" else tile, 1)
+        require_integer("halo", halo, 0)
         if not 1 <= halo_noise < math.inf:
             raise ValueError(f"halo_noise must be at least 1 and finite, got {halo_noise}")
-        _require_integer("batch_size", batch_size, 1)
-        _rank(agg, n)
+        require_integer("batch_size", batch_size, 1)
+        rank_of(agg, n)
         super().__init__(model)
         self.sigma, self.n, self.agg = float(sigma), int(n), agg
         self.tile = tile if tile is None or tile == "auto" else int(tile)
@@ -177,14 +183,14 @@ class SmoothedSR(Transparent):
                 output has.
             NotLastError: If another process of those that share the parts joins them.
         """
-        _check(lr)
+        require_image(lr)
         if self.model.training:
             warnings.warn(
                 "the model is in train mode; smoothing wants model.eval()",
                 UserWarning,
                 stacklevel=2,
             )
-        rank = _rank(self.agg, self.n)
+        rank = rank_of(self.agg, self.n)
         again = self.recompute and torch.is_grad_enabled()
         base = partial(checkpoint, self.base, use_reentrant=False) if again else self.base
         smoothers = [self.fitted(image) for image in lr.split(1)]
@@ -351,7 +357,7 @@ class SmoothedSR(Transparent):
             evidence = Evidence(request, lr, output_shape)
             sampler = self._sampler(self.base, lr, void_guarantee_seed)
             serving = self._sampler(self.base, lr, self.seed, self.antithetic)
-            wanted = Wanted(evidence, sampler, serving, self.n, _rank(self.agg, self.n))
+            wanted = Wanted(evidence, sampler, serving, self.n, rank_of(self.agg, self.n))
             if parts:
                 gather_by_parts(wanted, parts, key, progress)
             else:
@@ -426,7 +432,7 @@ class SmoothedSR(Transparent):
 
     def _require_certifiable(self, lr: Tensor, request: Request) -> None:
         """Refuse what can't be certified as far as that shows without a run of the network."""
-        _check(lr)
+        require_image(lr)
         if len(lr) != 1:
             raise ValueError(
                 f"certify takes one image (1,C,h,w), got {(*lr.shape,)}: call it for each"
@@ -492,90 +498,6 @@ def variant(smoothed: SmoothedSR, **options: Any) -> SmoothedSR:
     other = copy.copy(smoothed)
     vars(other).update(options)
     return other
-
-
-def settled_draws(n: int | None, agg: str, antithetic: bool | None) -> tuple[int, bool]:
-    """Decide how many draws there are, and whether in pairs, where that was left open.
-
-    Args:
-        n: As for `SmoothedSR`.
-        agg: As for `SmoothedSR`.
-        antithetic: As for `SmoothedSR`.
-
-    Raises:
-        ValueError: If pairs are wanted of another statistic than the mean.
-
-    Example:
-        >>> settled_draws(None, "mean", None), settled_draws(None, "median", None)
-        ((6, True), (21, False))
-    """
-    if antithetic not in (None, True, False):
-        raise ValueError(f"antithetic must be True, False or None, got {antithetic!r}")
-    paired = agg == "mean" if antithetic is None else bool(antithetic)
-    if paired and agg != "mean":
-        raise ValueError(
-            f'antithetic pairs are for agg="mean", since ranks need independent draws; got {agg!r}'
-        )
-    if n is None:
-        return (PAIRED_DRAWS if paired else DRAWS), paired
-    return n, paired
-
-
-def _require_module(model: object) -> None:
-    if not isinstance(model, nn.Module):
-        inner = isinstance(getattr(model, "model", None), nn.Module)
-        hint = (
-            "pass its .model, or smoothsr.adapters.load(path).model"
-            if inner
-            else "pass a torch.nn.Module"
-        )
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}: {hint}")
-
-
-def _require_integer(name: str, value: int | None, least: int) -> None:
-    if value is not None and (value != int(value) or value < least):
-        raise ValueError(f"{name} must be an integer of at least {least}, got {value}")
-
-
-def _rank(agg: str, n: int) -> int | None:
-    """The rank that agg asks of n draws, None for the mean."""
-    if agg == "mean":
-        return None
-    if agg == "median":
-        if n % 2 == 0:
-            raise ValueError(
-                "n must be odd for the median, so that it is one of the draws, as the "
-                f"certificate needs; got {n}"
-            )
-        return (n + 1) // 2
-    try:
-        percent = float(agg.removeprefix("p")) if agg.startswith("p") else math.nan
-    except (ValueError, AttributeError):
-        percent = math.nan
-    if not 0 < percent < 100:
-        raise ValueError(f'agg must be "median", "mean" or a percentile such as "p10", got {agg!r}')
-    return max(1, math.ceil(percent * n / 100 - 1e-9))
-
-
-def _check(lr: Tensor) -> None:
-    if not isinstance(lr, Tensor) or lr.ndim != 4:
-        raise ValueError(
-            "lr must be a tensor (B,C,h,w), got "
-            f"{(*getattr(lr, 'shape', ()),) or type(lr).__name__}"
-        )
-    if not lr.is_floating_point():
-        raise ValueError(
-            f"lr must be floating with values in [0, 1], got {lr.dtype}: divide 8-bit values by 255"
-        )
-    if lr.numel() == 0:
-        raise ValueError(f"lr is empty: {(*lr.shape,)}")
-    if not lr.isfinite().all():
-        raise ValueError("lr has NaN or infinite values")
-    if lr.detach().abs().max() > 8:
-        raise ValueError(
-            f"lr must have values in [0, 1], got up to {lr.detach().abs().max():g}: divide "
-            "8-bit values by 255"
-        )
 
 
 def _too_little(demand: Demand, halo: int, room: float) -> str:

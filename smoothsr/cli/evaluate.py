@@ -20,13 +20,13 @@ from smoothsr.cli.image_pairs import find_images, read_pair
 from smoothsr.cli.loading import for_channels, load_frozen
 from smoothsr.cli.processes import OnCell, share_out
 from smoothsr.cli.study_options import StudyOptions
+from smoothsr.engine.arguments import settled_draws
 from smoothsr.evaluation import conditions, statistics
 from smoothsr.evaluation.certified_study import CertifiedStudy
 from smoothsr.evaluation.records import Record, Setting, statistic
 from smoothsr.evaluation.study import Study
 from smoothsr.files.atomic import replacing
 from smoothsr.reports import certificate_report, tables
-from smoothsr.smoothing import settled_draws
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

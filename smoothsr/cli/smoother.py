@@ -8,10 +8,10 @@ from smoothsr import SmoothedSR
 from smoothsr.adapters import LoadedSR
 from smoothsr.adapters.fitted import padding_advice
 from smoothsr.cli.loading import for_channels
+from smoothsr.engine.arguments import settled_draws
 from smoothsr.engine.lattice import on_lattice
 from smoothsr.engine.noise import sigma_text
 from smoothsr.files.images import Picture
-from smoothsr.smoothing import settled_draws
 
 __all__ = ["SmootherOptions", "print_padding_advice", "smoother"]
 

@@ -18,12 +18,12 @@ from smoothsr.cli.evaluate import (
 )
 from smoothsr.cli.image_pairs import find_images
 from smoothsr.cli.study_options import Certification, StudyOptions
+from smoothsr.engine.arguments import settled_draws
 from smoothsr.evaluation import statistics
 from smoothsr.evaluation.certified_study import CLEAN, METRICS, CertifiedStudy
 from smoothsr.evaluation.records import Record, Setting
 from smoothsr.files.digests import fingerprint
 from smoothsr.reports.curves import curves, trade_off
-from smoothsr.smoothing import settled_draws
 
 SIGMAS = [0.0, 0.01, 0.02, 0.03, 0.04, 0.06, 0.08]
 DRAWS = [1, 3, 5, 11, 21, 51, 101]

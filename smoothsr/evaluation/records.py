@@ -10,7 +10,8 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from smoothsr.smoothing import SmoothedSR, settled_draws
+from smoothsr.engine.arguments import settled_draws
+from smoothsr.smoothing import SmoothedSR
 
 __all__ = ["Image", "Record", "Row", "Setting", "statistic"]
 
