@@ -186,7 +186,7 @@ def test_a_certificate_brings_its_options_and_holds(photo, certified, tmp_path, 
         == 0
     )
     printed = capsys.readouterr().out
-    assert "--sigma 0.05 -n 11 --agg median --tile 4 --halo 1 --precision float32" in printed
+    assert "--tile 4 --halo 1 --halo-noise 2 --precision float32" in printed
     assert "The output stayed inside." in printed
     record = json.loads((out / "photo_attack.json").read_text())["certificate"]
     assert record["holds"]
