@@ -15,7 +15,7 @@ from smoothsr.cli import memory_budget
 from smoothsr.cli.devices import autocast
 from smoothsr.cli.errors import FAILURES, UserError, message
 from smoothsr.cli.loading import NetworkOptions, load
-from smoothsr.cli.processes import place
+from smoothsr.cli.processes import meet, place
 from smoothsr.cli.progress import draws_bar
 from smoothsr.cli.reference import read_reference
 from smoothsr.cli.smoother import SmootherOptions, print_padding_advice, smoother
@@ -104,6 +104,7 @@ def run(args: argparse.Namespace) -> int:
     with output_folder(options.folder):
         if options.parts.folder.exists():
             print(f"What is in {options.parts.folder} of these options is not drawn again")
+        meet()
         try:
             certificate = _certify(options, smoothed, picture.pixels.to(device))
         except NotLastError as error:

@@ -6,8 +6,10 @@ import hashlib
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 
+from torch.distributed.rendezvous import rendezvous
 from tqdm import tqdm
 
 from smoothsr.cli.errors import FAILURES, UserError, message
@@ -15,7 +17,7 @@ from smoothsr.cli.study_options import StudyOptions
 from smoothsr.evaluation.records import Record
 from smoothsr.files import images
 
-__all__ = ["Collect", "Measure", "OnCell", "place", "share_out"]
+__all__ = ["Collect", "Measure", "OnCell", "meet", "place", "share_out"]
 
 OnCell = Callable[[], object]
 """Called after each output that is scored."""
@@ -125,6 +127,17 @@ def place() -> tuple[int, int]:
             f"RANK must be a whole number from 0 to WORLD_SIZE - 1, and the environment has {found}"
         )
     return int(words[0]), int(words[1])
+
+
+def meet() -> None:
+    """Wait until all processes of torchrun have begun. One that is started again might otherwise
+    find its work done, joined and tidied up by the others, and do it once more.
+    """
+    if {"TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR"} <= os.environ.keys():
+        store, rank, ranks = next(iter(rendezvous("env://")))
+        begun = f"begun {os.environ['TORCHELASTIC_RESTART_COUNT']}"  # one store serves all starts
+        store.set(f"{begun} {rank}", "")
+        store.wait([f"{begun} {other}" for other in range(ranks)], timedelta(hours=1))
 
 
 def _key(options: StudyOptions, path: Path) -> str:

@@ -16,7 +16,7 @@ from smoothsr.cli.devices import autocast
 from smoothsr.cli.errors import FAILURES, message
 from smoothsr.cli.loading import NetworkOptions, load
 from smoothsr.cli.outcomes import SKIPPED, UPSCALED, Outcomes
-from smoothsr.cli.processes import place
+from smoothsr.cli.processes import meet, place
 from smoothsr.cli.progress import draws_bar
 from smoothsr.cli.smoother import SmootherOptions, print_padding_advice, smoother
 from smoothsr.cli.targets import Naming, Plan, plan
@@ -74,7 +74,9 @@ def _upscale_all(options: Options, planned: Plan, loaded: LoadedSR, device: torc
     """
     outcomes = _outcomes(options, planned, loaded)
     positions = {path: position for position, path in enumerate(planned.targets, 1)}
-    for path in outcomes.share():
+    share = outcomes.share()
+    meet()
+    for path in share:
         name = f"{path.name} ({positions[path]}/{len(positions)})"
         try:
             outcome = _upscale_unless_there(

@@ -6,6 +6,7 @@ never chosen among several. No process waits for another: each makes its share, 
 end joins the parts.
 """
 
+import secrets
 import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -108,8 +109,15 @@ class Parts:
             raise NotLastError(f"all {len(names)} parts are there, and process {first} joins them")
 
     def remove(self) -> None:
-        """Remove all parts, once what they were made for is kept elsewhere."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Remove all parts, once what they were made for is kept elsewhere.
+
+        Raises:
+            OSError: If there are none.
+        """
+        # By another name first, so that no process adds to a folder that is half removed.
+        gone = self.folder.with_name(f"{self.folder.name}.{secrets.token_hex(4)}.part")
+        self.folder.rename(gone)
+        shutil.rmtree(gone)
 
     def _write(self, name: str, arrays: Arrays) -> None:
         with adding(self._path(name)) as part, part.open("wb") as file:

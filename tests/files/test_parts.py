@@ -1,5 +1,7 @@
 """Part files: the first stays, processes share them, and one of them joins them."""
 
+import shutil
+
 import numpy as np
 import pytest
 
@@ -75,6 +77,25 @@ def test_a_folder_that_the_last_process_has_removed_is_joined(tmp_path, monkeypa
     with pytest.raises(NotLastError, match="joined"):
         parts.require_last(NAMES)
     assert not parts.folder.exists()
+
+
+def test_removed_parts_are_gone_at_once(tmp_path, monkeypatch):
+    """A process that comes late must find no folder, not half of one, and never be the last."""
+    parts, late = Parts(tmp_path / "p", 0, 2), Parts(tmp_path / "p", 1, 2)
+    parts.add("a", one(0))
+    parts.require_last(["a"])
+    monkeypatch.setattr(Parts, "missing", lambda *_: [])  # all were there a moment ago
+    real = shutil.rmtree
+
+    def meanwhile(*arguments, **options):
+        with pytest.raises(NotLastError):
+            late.require_last(["a"])
+        real(*arguments, **options)
+
+    monkeypatch.setattr(shutil, "rmtree", meanwhile)
+    (tmp_path / "p" / "a_last_of_2.npz").unlink()  # removed first
+    parts.remove()
+    assert [*tmp_path.iterdir()] == []
 
 
 @pytest.mark.parametrize("content", [b"", b"text", None])
