@@ -28,6 +28,7 @@ class SmoothedSR(smoothing.SmoothedSR):
         agg: "median", "mean", or a percentile such as "p10".
         tile: Side of the output tiles in LR pixels; None: the whole image.
         halo: LR pixels that a patch reads beyond its tile on every side.
+        halo_noise: How many times sigma the noise on the halo is.
         antithetic: Whether the mean's draws come in pairs of opposite noise; None: yes.
 
     Raises:
@@ -44,6 +45,7 @@ class SmoothedSR(smoothing.SmoothedSR):
         agg: str = "median",
         tile: int | None = None,
         halo: int = 4,
+        halo_noise: float = 1.0,
         antithetic: bool | None = None,
     ) -> None:
         network = build_network(arch)
@@ -61,8 +63,8 @@ class SmoothedSR(smoothing.SmoothedSR):
                 multiple_of=arch["window_size"],
             )
             network = Fitted(found)
-        options: dict[str, Any] = {"tile": tile, "halo": halo, "antithetic": antithetic}
-        super().__init__(network, float(sigma), n, agg, **options)
+        options: dict[str, Any] = {"tile": tile, "halo": halo, "halo_noise": halo_noise}
+        super().__init__(network, float(sigma), n, agg, antithetic=antithetic, **options)
 
     def forward(self, lr: Tensor, **options: Any) -> Tensor:
         """Map lr (B,C,h,w) in [0, 1] to the served output, or in train mode to the bare

@@ -50,8 +50,9 @@ class Sampler:
         batching: Batching,
     ) -> None:
         self.f, self.lr, self.tiles, self.how, self.batching = f, lr, tiles, how, batching
-        precision = torch.float64 if how.on_lattice else lr.dtype
-        self.source: noise.Source = noise.source(how.seed, lr.device, precision, how.antithetic)
+        # Half precision would round the sums; what a network makes of them is another matter.
+        self.exact = torch.float64 if how.on_lattice or lr.dtype == torch.float64 else torch.float32
+        self.source: noise.Source = noise.source(how.seed, lr.device, self.exact, how.antithetic)
         self.add = lattice.noisy if how.on_lattice else noise.noisy
         self.places: Sequence[int] = range(len(tiles))
 
@@ -118,7 +119,8 @@ class Sampler:
         if self.how.halo == 1:
             return self.how.sigma
         sides = [span.last - span.first for span in tile]
-        sigma = torch.full(sides, self.how.halo * self.how.sigma, device=self.lr.device)
+        wide = self.how.halo * self.how.sigma
+        sigma = torch.full(sides, wide, dtype=self.exact, device=self.lr.device)
         rows, columns = (slice(s.start - s.first, s.stop - s.first) for s in tile)
         sigma[rows, columns] = self.how.sigma
         return sigma
