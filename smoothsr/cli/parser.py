@@ -414,6 +414,12 @@ def _tiles(command: argparse.ArgumentParser, several: bool) -> None:
             type=integers,
             help="input pixels read beyond a tile (default 4; certified: 2)",
         )
+        command.add_argument(
+            "--halo-noise",
+            type=numbers,
+            default=[1.0],
+            help="how many times sigma the noise beyond a tile is (default 1)",
+        )
     else:
         command.add_argument(
             "-t",

@@ -58,14 +58,17 @@ def _candidates(args: argparse.Namespace) -> list[Setting]:
         raise UserError(f"--over {args.over} takes one -n, got {len(draws)}")
     if args.over == "n" and (len(sigmas) > 1 or not sigmas[0]):
         raise UserError("--over n takes one --sigma, greater than 0")
-    if args.over != "certified" and (len(args.tile) > 1 or len(args.halo) > 1):
-        raise UserError(f"--over {args.over} takes one --tile and one --halo")
+    if args.over != "certified" and max(map(len, (args.tile, args.halo, args.halo_noise))) > 1:
+        raise UserError(f"--over {args.over} takes one --tile, one --halo and one --halo-noise")
+    if min(args.halo_noise) < 1:
+        raise UserError(f"--halo-noise must be at least 1, got {min(args.halo_noise):g}")
     return [
-        Setting.of(sigma, n, tile, halo)
+        Setting.of(sigma, n, tile, halo, halo_noise)
         for sigma in sigmas
         for n in draws
         for tile in args.tile
         for halo in args.halo
+        for halo_noise in args.halo_noise
     ]
 
 

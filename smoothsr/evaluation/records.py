@@ -35,18 +35,23 @@ class Setting(NamedTuple):
     n: int = 1
     tile: TileSide = None
     halo: int = 0
+    halo_noise: float = 1.0
 
     @classmethod
-    def of(cls, sigma: float, n: int, tile: TileSide, halo: int) -> "Setting":
+    def of(
+        cls, sigma: float, n: int, tile: TileSide, halo: int, halo_noise: float = 1.0
+    ) -> "Setting":
         """Make a setting without the numbers that it doesn't use; tile 0 is None."""
         if not sigma:
             return cls(0.0)
-        return cls(sigma, n, tile or None, halo if isinstance(tile, int) and tile else 0)
+        around = (halo, halo_noise) if isinstance(tile, int) and tile else ()
+        return cls(sigma, n, tile or None, *around)
 
     @property
     def stored(self) -> list[float | int | str]:
         """The numbers as part files are named by, which must find those of earlier runs."""
-        return [self.sigma, self.n, self.tile or 0, self.halo]
+        noise = [self.halo_noise] if self.halo_noise != 1 else []
+        return [self.sigma, self.n, self.tile or 0, self.halo, *noise]
 
     def apply(self, network: nn.Module, agg: str, antithetic: bool | None) -> nn.Module:
         """Return the network itself where sigma is 0, else a SmoothedSR of it.
@@ -62,7 +67,7 @@ class Setting(NamedTuple):
         Raises:
             ValueError: If an option is out of its range, as sigma 0 is.
         """
-        cut: dict[str, Any] = {"tile": self.tile, "halo": self.halo}
+        cut: dict[str, Any] = {"tile": self.tile, "halo": self.halo, "halo_noise": self.halo_noise}
         return SmoothedSR(network, self.sigma, self.n, agg, antithetic=antithetic, **cut)
 
 
@@ -84,6 +89,7 @@ class Row(NamedTuple):
     n: int = 1
     tile: TileSide = None
     halo: int = 0
+    halo_noise: float = 1.0
 
     def to_json(self) -> dict[str, Any]:
         """Return the row for files, where no tiles are tile 0."""
@@ -121,7 +127,8 @@ class Record:
             >>> Record.from_json(record.to_json()) == record
             True
         """
-        numbers = {name: found[name] for name in Row._fields}
+        numbers = {"halo_noise": 1.0, **found}  # which earlier files don't have
+        numbers = {name: numbers[name] for name in Row._fields}
         row = Row(**{**numbers, "tile": found["tile"] or None})
         scores = {metric: float(score) for metric, score in found["scores"].items()}
         return cls(found["image"], row, found["condition"], scores)

@@ -142,6 +142,7 @@ def _comparison(
 
 def _how(row: Row) -> str:
     tiles = f", tile {row.tile}, halo {row.halo}" if isinstance(row.tile, int) else ""
+    tiles += f", halo noise {row.halo_noise:g}" if row.halo_noise > 1 else ""
     return f"sigma {sigma_text(row.sigma)}, n {row.n}{tiles}" if row.sigma else "bare"
 
 

@@ -85,6 +85,7 @@ def _draw_trade_off(
         highest = max(found[condition, certified].value for condition in conditions)
         place = (found[next(iter(conditions)), clean].value, highest)
         name = f"{row.sigma:g}" + (f", {row.tile}/{row.halo}" if row.tile else "")
+        name += f"/{row.halo_noise:g}" if row.halo_noise > 1 else ""
         axis.annotate(name, place, (0, 4), textcoords="offset points", fontsize=7, ha="center")
     model = next(iter(rows)).model
     axis.set(xlabel=f"{clean}, dB", ylabel=f"{certified}, dB", title=f"{model}: sigma, tile/halo")

@@ -196,7 +196,8 @@ BAD_OPTIONS = [
     *([*SMALL, option, value] for option, value in (
         ("--sigma", "0"), ("--sigma", "-1"), ("--sigma", "8"), ("--sigma", "nan"),
         ("--sigma", "1/0"), ("--sigma", ""), ("-n", "0"), ("-n", "-3"), ("-n", "20"),
-        ("-n", "1.5"), ("-t", "-1"), ("--halo", "-1"), ("--halo", "x"), ("--batch-size", "0"),
+        ("-n", "1.5"), ("-t", "-1"), ("--halo", "-1"), ("--halo", "x"), ("--halo-noise", "0.5"),
+        ("--batch-size", "0"),
         ("--n-cert", "0"), ("--n-cert", "-5"), ("--levels", "1"), ("--levels", "-1"),
         ("--alpha", "0"), ("--alpha", "1"), ("--alpha", "2"), ("--beta", "0"), ("--beta", "1"),
         ("--radius", "-1"), ("--radius", "nan"), ("--tolerance", "-1"), ("--tolerance", "256"),

@@ -296,7 +296,10 @@ def test_mistakes_are_one_line(hr, net, tmp_path, capsys):
     assert "--over sigma takes one -n, got 2" in wrong("sigma", "-n", "5,7")
     assert "--over n takes one --sigma, greater than 0" in wrong("n", "--sigma", "0.1,0.2")
     assert "--over n takes one --sigma, greater than 0" in wrong("n", "--sigma", "0")
-    assert "--over sigma takes one --tile and one --halo" in wrong("sigma", "--tile", "2,4")
+    assert "--over sigma takes one --tile, one --halo and one --halo-noise" in wrong(
+        "sigma", "--tile", "2,4"
+    )
+    assert "--halo-noise must be at least 1, got 0.5" in wrong("certified", "--halo-noise", "2,0.5")
     assert "n must be odd" in wrong("n", "-n", "1,2")
     assert "n must be odd" in wrong("certified", "-n", "4")
     assert "sigma must be greater than 0" in wrong("certified", "--sigma=-1,.1")

@@ -161,17 +161,24 @@ def test_settings_hold_no_number_that_is_not_used():
     assert Setting.of(0.0, 21, 8, 2) == Setting.of(0, 5, 0, 4) == BARE
     assert Setting.of(0.1, 3, 0, 4) == SMOOTHED
     assert Setting.of(0.1, 3, None, 4) == SMOOTHED
-    assert Setting.of(0.1, 3, 8, 4) == (0.1, 3, 8, 4)
+    assert Setting.of(0.1, 3, 8, 4) == (0.1, 3, 8, 4, 1.0)
+    assert Setting.of(0.1, 3, 8, 4, 2.0) == (0.1, 3, 8, 4, 2.0)
+    assert Setting.of(0.1, 3, None, 4, 2.0) == SMOOTHED
+    # Parts that were measured before there was noise of its own in the halo are found.
+    assert Setting.of(0.1, 3, 8, 4).stored == [0.1, 3, 8, 4]
+    assert Setting.of(0.1, 3, 8, 4, 2.0).stored == [0.1, 3, 8, 4, 2.0]
 
 
 @pytest.mark.parametrize("tile", [None, 8])
 def test_records_stand_in_files_as_they_always_did(tile):
     record = Record("a", Row("net", 0.1, 3, tile, 2), "none", {"psnr": 30.0, "mse": 0.5})
     written = record.to_json()
-    setting = f'"sigma": 0.1, "n": 3, "tile": {tile or 0}, "halo": 2'
+    setting = f'"sigma": 0.1, "n": 3, "tile": {tile or 0}, "halo": 2, "halo_noise": 1.0'
     scores = '"condition": "none", "scores": {"psnr": 30.0, "mse": 0.5}'
     assert json.dumps(written) == f'{{"image": "a", "model": "net", {setting}, {scores}}}'
     assert Record.from_json(written) == record
+    earlier = {name: value for name, value in written.items() if name != "halo_noise"}
+    assert Record.from_json(earlier) == record
     written["scores"]["psnr"] = "inf"  # as strict JSON has it
     assert Record.from_json(written).scores["psnr"] == np.inf
 
@@ -179,11 +186,12 @@ def test_records_stand_in_files_as_they_always_did(tile):
 def test_settings_are_run_as_they_say(tmp_path, image, monkeypatch):
     seen = []
     monkeypatch.setattr(study, "serve", lambda model, lr, _: seen.append(model) or network()(lr))
-    settings = [BARE, Setting(0.1, 5, 8, 2), Setting(0.2, 3)]
+    settings = [BARE, Setting(0.1, 5, 8, 2, 3.0), Setting(0.2, 3)]
     Study(tmp_path, {"net": network()}, settings, [parse("none")], ["mse"], agg="mean").measure(
         image
     )
     bare, tiled, whole = seen
     assert not isinstance(bare, SmoothedSR)
     assert (tiled.sigma, tiled.n, tiled.tile, tiled.halo, tiled.agg) == (0.1, 5, 8, 2, "mean")
+    assert tiled.halo_noise == 3
     assert (whole.sigma, whole.n, whole.tile) == (0.2, 3, None)
