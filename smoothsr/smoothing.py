@@ -21,7 +21,7 @@ from smoothsr.certificates import quantile_bounds
 from smoothsr.certificates.certificate import Certificate
 from smoothsr.certificates.draw_parts import served_parts, share_draws
 from smoothsr.certificates.evidence import Evidence, Request, levels_alpha
-from smoothsr.certificates.gathering import Wanted, gather, gather_by_parts
+from smoothsr.certificates.gathering import Wanted, gather, gather_by_parts, require_same_network
 from smoothsr.certificates.options import Agg, Kind, Norm, Scope, require_option
 from smoothsr.certificates.planning import draws_wanted
 from smoothsr.certificates.spectral_error import attack
@@ -160,7 +160,7 @@ class SmoothedSR(Transparent):
         )
         if self.agg == "mean":
             options += f", antithetic={self.antithetic}"
-        options += f", halo_noise={self.halo_noise:g}" if self.halo_noise > 1 else ""
+        options += f", halo_noise={self.halo_noise}" if self.halo_noise > 1 else ""
         options += ", lattice=True" if self.lattice else ""
         return options if self.seed is None else f"{options}, seed={self.seed}"
 
@@ -193,7 +193,7 @@ class SmoothedSR(Transparent):
         rank = rank_of(self.agg, self.n)
         again = self.recompute and torch.is_grad_enabled()
         base = partial(checkpoint, self.base, use_reentrant=False) if again else self.base
-        smoothers = [self.fitted(image) for image in lr.split(1)]
+        smoothers = [self._agreed(image, parts) for image in lr.split(1)]
         samplers = [
             each._sampler(base, image, self.seed, self.antithetic)
             for each, image in zip(smoothers, lr.split(1), strict=True)
@@ -234,6 +234,16 @@ class SmoothedSR(Transparent):
                 raise ValueError(_too_little(demand, halo, room))
         self.batching.most = demand.at_once(tile, halo, room)
         return variant(self, tile=tile, halo=halo, halo_noise=1.0, _inside=tile is not None)
+
+    def _agreed(self, lr: Tensor, parts: Parts | None) -> "SmoothedSR":
+        """Return `fitted`, with the tiles of the first of the processes that share parts."""
+        found = self.fitted(lr)
+        if self.tile != "auto" or not parts:
+            return found
+        key = self._key(lr)
+        tile = parts.agree(f"{key}_tile", cast(int | None, found.tile) or 0) or None
+        halo = parts.agree(f"{key}_halo", found.halo)
+        return variant(found, tile=tile, halo=halo, _inside=tile is not None)
 
     def demand(self, lr: Tensor) -> Demand:
         """Count what an output for lr (1,C,h,w) asks of memory."""
@@ -290,7 +300,7 @@ class SmoothedSR(Transparent):
             outputs.detach().aminmax()
         )  # in one pass; before the clamp, which would hide infinite values
         if not extremes.isfinite().all():
-            raise ValueError(
+            raise draws.NotFiniteError(
                 "the model's output has NaN or infinite values; check its precision and its "
                 "input range"
             )
@@ -348,7 +358,7 @@ class SmoothedSR(Transparent):
         request = Request(1000 if n == "auto" else n, alpha, levels, scope, kind)
         self._require_certifiable(lr, request)
         with torch.no_grad():
-            output_shape = self._require_independence(lr)
+            probe, output_shape = self._require_independence(lr)
             key = self._key(lr, n, request, void_guarantee_seed) if parts else ""
             if n == "auto":
                 enough = self.draws_wanted(lr, alpha=alpha, seed=void_guarantee_seed)
@@ -359,6 +369,7 @@ class SmoothedSR(Transparent):
             serving = self._sampler(self.base, lr, self.seed, self.antithetic)
             wanted = Wanted(evidence, sampler, serving, self.n, rank_of(self.agg, self.n))
             if parts:
+                require_same_network(parts, key, probe, _precision(lr))
                 gather_by_parts(wanted, parts, key, progress)
             else:
                 gather(wanted, progress=progress)
@@ -391,7 +402,7 @@ class SmoothedSR(Transparent):
     def _key(self, lr: Tensor, *options: object) -> str:
         """Tell all that the draws of a tile depend on, and what is kept of them."""
         what = [__version__, self.extra_repr(), fingerprint(*self.children()), digest([lr])]
-        what += [_precision_text(lr), lr.device.type]
+        what += [_precision_text(lr), lr.device.type, str(self._inside)]
         return hashlib.sha256(repr([*what, *options]).encode()).hexdigest()[:16]
 
     @torch.no_grad()
@@ -479,16 +490,16 @@ class SmoothedSR(Transparent):
                 'certify with kind="levels"'
             )
 
-    def _require_independence(self, lr: Tensor) -> tuple[int, ...]:
-        """Try on the first patch of lr what a certificate takes on trust of the network; return
-        (C,H,W) of its output.
+    def _require_independence(self, lr: Tensor) -> tuple[Tensor, tuple[int, ...]]:
+        """Try on the first patch of lr what a certificate takes on trust of the network; return the
+        output of the patch, and (C,H,W) of that of lr.
         """
         rows, columns = self.grid(lr)[0]
         patch = lr[:, :, rows.first : rows.last, columns.first : columns.last]
         patch = patch[:, :, list(rows.gather)][..., list(columns.gather)]
         output = require_independence(self.base, patch, _precision(lr), self.batching.batch_size)
         scale = draws.ratio((*patch.shape[2:],), (*output.shape[2:],))
-        return output.shape[1], scale * lr.shape[2], scale * lr.shape[3]
+        return output, (output.shape[1], scale * lr.shape[2], scale * lr.shape[3])
 
 
 def variant(smoothed: SmoothedSR, **options: Any) -> SmoothedSR:

@@ -9,6 +9,7 @@ from smoothsr.adapters import load
 from smoothsr.attacks import views
 from smoothsr.engine import memory
 from smoothsr.files import images
+from smoothsr.files.parts import Parts
 from smoothsr.smoothing import variant
 
 
@@ -114,3 +115,15 @@ def test_what_a_pass_takes_is_measured_once():
     for side in (60, 64, 60):
         smoothed(photo(side))
     assert passes.count(48) == 1
+
+
+def test_processes_take_the_tiles_of_the_first_of_them(monkeypatch, tmp_path):
+    """Each has another share of the memory free, and they must make parts of one image."""
+    smoothed = SmoothedSR(load("builtin").model, 0.03, 3, tile="auto", seed=0)
+    lr = photo(117)
+    give(monkeypatch, smoothed, lr, 0.7)
+    first = smoothed._agreed(lr, Parts(tmp_path, 0, 2))
+    give(monkeypatch, smoothed, lr, 0.3)
+    assert smoothed.fitted(lr).tile < first.tile
+    second = smoothed._agreed(lr, Parts(tmp_path, 1, 2))
+    assert (second.tile, second.halo, second._inside) == (first.tile, first.halo, True)

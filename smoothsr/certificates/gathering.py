@@ -4,15 +4,20 @@ the tiles or the draws.
 
 from typing import NamedTuple
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from smoothsr.certificates.draw_parts import DrawParts, served_parts, share_draws
 from smoothsr.certificates.evidence import Evidence
 from smoothsr.certificates.tile_parts import TileParts
 from smoothsr.engine import draws
-from smoothsr.engine.draws import Observer, Progress, Sampler
+from smoothsr.engine.draws import NotFiniteError, Observer, Progress, Sampler
+from smoothsr.engine.independence import rounding
 from smoothsr.files.parts import Parts
 from smoothsr.metrics import to_8bit
 
-__all__ = ["Wanted", "gather", "gather_by_parts"]
+__all__ = ["Wanted", "gather", "gather_by_parts", "require_same_network"]
 
 
 class Wanted(NamedTuple):
@@ -70,7 +75,45 @@ def gather_by_parts(
 
     Raises:
         NotLastError: If another process joins them.
+        NotFiniteError: If an output is, now or when the parts were begun: to go on without it
+            would choose among draws.
     """
+    failed = f"{key}_failed"
+    if not parts.missing([failed]):
+        raise NotFiniteError(
+            f"an output was not finite when {parts.folder} was made: to draw it again would choose "
+            "among draws; mend the network, and remove the folder"
+        )
+    try:
+        _gather_by_parts(wanted, parts, key, progress)
+    except NotFiniteError:
+        parts.add(failed, {})
+        raise
+
+
+def require_same_network(parts: Parts, key: str, probe: Tensor, precision: torch.dtype) -> None:
+    """Refuse parts of a network that does something else with the same weights and options.
+
+    Args:
+        parts: The files.
+        key: Tells all else that the draws depend on.
+        probe: The network's output for a given input.
+        precision: Of the network's arithmetic.
+
+    Raises:
+        ValueError: If the parts' network made something else of that input.
+    """
+    found = probe.detach().float().cpu().numpy()
+    parts.add(f"{key}_probe", {"output": found})
+    first = parts.read(f"{key}_probe")["output"]
+    if first.shape != found.shape or np.square(first - found).mean() > rounding(precision) ** 2:
+        raise ValueError(
+            f"{parts.folder} is of a network that has the same weights and does something else: "
+            "remove it"
+        )
+
+
+def _gather_by_parts(wanted: Wanted, parts: Parts, key: str, progress: Progress | None) -> None:
     sampler, serving, n = wanted.sampler, wanted.serving, wanted.evidence.request.n
     shared = DrawParts(sampler, n, parts, key)
     if parts.ranks > len(sampler.tiles) or shared.begun:

@@ -64,7 +64,7 @@ class SmootherOptions:
         tile = f"--tile {self.tile or 0}"
         if isinstance(self.tile, int):
             tile += f" --halo {self.halo}"
-            tile += f" --halo-noise {self.halo_noise:g}" if self.halo_noise > 1 else ""
+            tile += f" --halo-noise {self.halo_noise:.15g}" if self.halo_noise > 1 else ""
         agg = self.agg
         if agg == "mean":
             agg += " --antithetic" if self.antithetic else " --no-antithetic"

@@ -23,11 +23,23 @@ from smoothsr.engine.noise import Noise
 from smoothsr.engine.order_statistics import order_statistics
 from smoothsr.engine.tiles import Span, Tile
 
-__all__ = ["Observer", "Progress", "Sampler", "observe", "output_slices", "smooth"]
+__all__ = [
+    "NotFiniteError",
+    "Observer",
+    "Progress",
+    "Sampler",
+    "observe",
+    "output_slices",
+    "smooth",
+]
 
 Network = Callable[[Tensor], Tensor]
 Progress = Callable[[int, int], None]
 """(draws done, draws in all), counted over tiles."""
+
+
+class NotFiniteError(ValueError):
+    """An output has NaN or infinite values."""
 
 
 class Sampler:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from smoothsr.engine.batching import out_of_memory
 
-__all__ = ["require_independence"]
+__all__ = ["require_independence", "rounding"]
 
 FLOOR = 1e-4  # root mean square difference, in [0, 1], that float32 never reaches by rounding
 ROUNDINGS = 4  # so many rounding errors of a lower precision may separate two runs
@@ -44,7 +44,7 @@ def require_independence(
             raise
         pair, first = patch, f(patch.clone())  # then draws run one by one
     batch = pair[-len(first) :]
-    limit = max(FLOOR, ROUNDINGS * torch.finfo(precision).eps)
+    limit = rounding(precision)
     if (apart := _distance(first, f(batch.clone()))) > limit:
         raise ValueError(
             f"two runs of the model on the same input differ by {apart * 255:.2g}/255 (RMS): it "
@@ -59,6 +59,13 @@ def require_independence(
             "image alone and in a batch: draws would depend on each other; pass batch_size=1"
         )
     return first[-1:]
+
+
+def rounding(precision: torch.dtype) -> float:
+    """The largest root mean square, in [0, 1], by which outputs of one network on one input may
+    differ.
+    """
+    return max(FLOOR, ROUNDINGS * torch.finfo(precision).eps)
 
 
 def _distance(first: Tensor, second: Tensor) -> float:

@@ -277,6 +277,8 @@ def _legend(answers: Answers) -> str:
             f"counts in each, so the squares of its\n{'':14}norms on the patches add up to at "
             f"most {count:.3g} times that of its norm on the image"
         )
+    if answers.certificate.lattice:
+        lines.append(f"{'attacks':>12}: change values by whole 8-bit steps")
     return "\n".join(lines)
 
 
@@ -317,7 +319,7 @@ def sentences(certificate: Certificate, radius: float, beta: float) -> tuple[str
     if needed > c.n_cert:
         given += f" At this radius the bounds are the whole range; --n-cert {needed} would do."
     absent = (
-        "Not guaranteed: larger attacks; other weights, sigma, tile, halo, n or precision; "
+        "Not guaranteed: larger attacks; other weights or options of the predictor; "
         "that the picture is right: if the file "
         "was attacked before, by no more than this radius, its original's output lies in "
         "these bounds, but they may be bounds of a "

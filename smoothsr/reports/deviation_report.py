@@ -100,15 +100,17 @@ def _draws(certificate: Certificate) -> str:
 
 def _conditions(certificate: Certificate, served: bool) -> list[str]:
     """Under which conditions it holds, and what the columns are."""
-    sigma = sigma_text(certificate.sigma)
-    grid = grid_text(certificate)
+    c = certificate
+    lattice = ["  changes: by whole steps of 255, as a file of 8 bits holds them"]
     return [
-        f"  of the mean of outputs (serve it by --agg mean) under noise of sigma {sigma} ({grid}); "
-        f"with confidence {1 - certificate.alpha:.10g} over {certificate.n_cert} draws",
+        f"  of the mean of outputs (--agg mean -n {c.n_serve}) under noise of sigma "
+        f"{sigma_text(c.sigma)} ({grid_text(c)}); with confidence {1 - c.alpha:.10g} over "
+        f"{c.n_cert} draws",
         "  output moves by: at most, root mean square over all values of the ideal mean (of "
         "infinitely many draws)",
         "  PSNR: of the output in 8 bits to that ideal mean without the change"
-        + (f"; of {_draws(certificate)}: of the expected error" if served else ""),
+        + (f"; of {_draws(c)}: of the expected error" if served else ""),
+        *(lattice if c.lattice else []),
     ]
 
 

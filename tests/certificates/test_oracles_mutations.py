@@ -49,7 +49,7 @@ def error_below(above, below, *rest, original=squared_error._expected_errors):
     return original(np.zeros_like(above), below, *rest)
 
 
-def one_patch(_):
+def one_patch(*_):
     return 1
 
 
@@ -79,7 +79,7 @@ def noise_on_copies(sampler, index, some):
     patch = sampler.lr[..., rows.first : rows.last, columns.first : columns.last][
         ..., list(rows.gather), :
     ][..., list(columns.gather)]
-    return patch + sampler.sigma * sampler.source(index, some, (*patch.shape[1:],))
+    return patch + sampler.how.sigma * sampler.source(index, some, (*patch.shape[1:],))
 
 
 @pytest.mark.parametrize(

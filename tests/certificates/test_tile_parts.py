@@ -1,8 +1,11 @@
 """Certificates whose tiles are kept in part files are those of one process, whoever makes them."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
+from oracles import LinearSR
 from shared_certificates import LR, N, certified, same, smoother
 
 from smoothsr import SmoothedSR
@@ -83,7 +86,7 @@ def test_a_restart_draws_what_is_missing_and_no_more(tmp_path, tiles_drawn):
     smoothed, real = smoother(seed=5), Parts.add
 
     def die(parts, name, arrays):
-        if len([*parts.folder.glob("*")]) == 4:
+        if len([*parts.folder.glob("*_tile_*")]) == 4:
             raise KeyboardInterrupt
         real(parts, name, arrays)
 
@@ -93,7 +96,8 @@ def test_a_restart_draws_what_is_missing_and_no_more(tmp_path, tiles_drawn):
             certified(smoothed, Parts(tmp_path / "p"), seed=None)
     kept = {path.name: path.read_bytes() for path in (tmp_path / "p").iterdir()}
     shown = {
-        path.stem: Parts(tmp_path / "p").read(path.stem) for path in (tmp_path / "p").iterdir()
+        path.stem: Parts(tmp_path / "p").read(path.stem)
+        for path in (tmp_path / "p").glob("*_tile_*")
     }
     certificate = certified(smoothed, Parts(tmp_path / "p"), seed=None)
     assert tiles_drawn == [TILES, TILES - 4]
@@ -141,3 +145,32 @@ def test_autocast_is_told_apart(tmp_path, tiles_drawn):
     with torch.autocast("cpu", torch.bfloat16):
         certified(smoother(), Parts(tmp_path / "p"))
     assert tiles_drawn == [TILES, TILES]
+
+
+class Scaled(LinearSR):
+    """What it does depends on a number that its weights and its structure do not show."""
+
+    def __init__(self, by, broken=False):
+        super().__init__()
+        self.by, self.broken, self.calls = by, broken, 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x) * (math.nan if self.broken and self.calls > 12 else self.by)
+
+
+def test_parts_of_another_network_with_the_same_weights_are_refused(tmp_path):
+    parts, options = Parts(tmp_path / "p", 0, 2), {"tile": 3, "halo": 1}
+    with pytest.raises(NotLastError):
+        SmoothedSR(Scaled(1.0), 0.05, 3, **options).certify(LR, n=20, parts=parts)
+    with pytest.raises(ValueError, match="same weights and does something else"):
+        SmoothedSR(Scaled(0.5), 0.05, 3, **options).certify(LR, n=20, parts=parts)
+
+
+def test_a_draw_that_is_not_finite_is_not_drawn_again(tmp_path):
+    """To go on with the tiles that went well would choose among draws."""
+    parts, options = Parts(tmp_path / "p"), {"tile": 3, "halo": 1, "batch_size": 20}
+    for broken, message in ((True, "has NaN or infinite"), (False, "would choose among draws")):
+        smoothed = SmoothedSR(Scaled(1.0, broken), 0.05, 3, **options)
+        with pytest.raises(ValueError, match=message):
+            smoothed.certify(LR, n=20, kind="spectral", parts=parts)
