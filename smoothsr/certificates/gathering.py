@@ -104,8 +104,7 @@ def require_same_network(parts: Parts, key: str, probe: Tensor, precision: torch
         ValueError: If the parts' network made something else of that input.
     """
     found = probe.detach().float().cpu().numpy()
-    parts.add(f"{key}_probe", {"output": found})
-    first = parts.read(f"{key}_probe")["output"]
+    first = parts.first(f"{key}_probe", {"output": found})["output"]
     if first.shape != found.shape or np.square(first - found).mean() > rounding(precision) ** 2:
         raise ValueError(
             f"{parts.folder} is of a network that has the same weights and does something else: "

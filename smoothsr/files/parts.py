@@ -82,10 +82,15 @@ class Parts:
             except Exception as error:
                 raise ValueError(f"{path} is damaged: delete it, and start again") from error
 
+    def first(self, name: str, arrays: Arrays) -> dict[str, np.ndarray]:
+        """Return the arrays that the first of all processes and runs gave."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._write(name, arrays)
+        return self.read(name)
+
     def agree(self, name: str, value: int) -> int:
-        """Return the number that the first of all processes gave."""
-        self.add(name, {"value": np.array(value)})
-        return int(self.read(name)["value"])
+        """Return the number that the first of all processes and runs gave."""
+        return int(self.first(name, {"value": np.array(value)})["value"])
 
     def require_last(self, names: Sequence[str]) -> None:
         """Let exactly one process pass, once all parts are there.
