@@ -9,7 +9,7 @@ from scipy.special import ndtr
 from torch import nn
 
 from smoothsr import SmoothedSR
-from smoothsr.certificates.check import bounds_under
+from smoothsr.certificates.check import _patch_norm, bounds_under
 from smoothsr.certificates.spectral_error import attack
 from smoothsr.engine import draws
 from smoothsr.engine.batching import Batching
@@ -74,6 +74,14 @@ def test_squared_shifts_of_all_patches_add_up_to_no_more_than_m(tile, halo, halo
     for each in tiles:
         counted = each.weight(halo_noise)
         assert counted == pytest.approx(patch_norm(torch.ones(1, 7, 8), each, halo_noise) ** 2)
+        assert _patch_norm(changes[0], each, halo_noise) == pytest.approx(
+            patch_norm(changes[0], each, halo_noise)
+        )
+    # Patches at the edge hold less of the image; the largest counts.
+    largest = max(patch_norm(torch.ones(1, 7, 8), each, halo_noise) for each in tiles)
+    assert attack(0.5, "linf", 3, tiles, halo_noise).shift == pytest.approx(
+        0.5 * math.sqrt(3) * largest
+    )
 
 
 def patch_norm(change, tile, halo_noise):
