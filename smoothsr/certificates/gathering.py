@@ -89,6 +89,8 @@ def gather_by_parts(
     except NotFiniteError:
         parts.add(failed, {})
         raise
+    finally:
+        parts.drop_alone(f"{key}_probe")
 
 
 def require_same_network(parts: Parts, key: str, probe: Tensor, precision: torch.dtype) -> None:

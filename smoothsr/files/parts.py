@@ -59,12 +59,7 @@ class Parts:
         Raises:
             OSError: If it can't be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        try:
-            self._write(name, arrays)
-        finally:
-            with suppress(OSError):  # it has parts, as it should
-                self.folder.rmdir()
+        self._keep(name, arrays)
 
     def read(self, name: str) -> dict[str, np.ndarray]:
         """Read a part.
@@ -84,9 +79,14 @@ class Parts:
 
     def first(self, name: str, arrays: Arrays) -> dict[str, np.ndarray]:
         """Return the arrays that the first of all processes and runs gave."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._write(name, arrays)
+        self._keep(name, arrays)
         return self.read(name)
+
+    def drop_alone(self, name: str) -> None:
+        """Remove a part, and the folder, if there is no other: then nothing is to go on with."""
+        if [path.stem for path in self.folder.glob("*")] == [name]:
+            self._path(name).unlink()
+            self.folder.rmdir()
 
     def agree(self, name: str, value: int) -> int:
         """Return the number that the first of all processes and runs gave."""
@@ -123,6 +123,14 @@ class Parts:
         gone = self.folder.with_name(f"{self.folder.name}.{secrets.token_hex(4)}.part")
         self.folder.rename(gone)
         shutil.rmtree(gone)
+
+    def _keep(self, name: str, arrays: Arrays) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._write(name, arrays)
+        finally:
+            with suppress(OSError):  # it has parts, as it should
+                self.folder.rmdir()
 
     def _write(self, name: str, arrays: Arrays) -> None:
         with adding(self._path(name)) as part, part.open("wb") as file:
