@@ -110,3 +110,16 @@ def test_a_damaged_part_is_told(tmp_path, content):
         parts.read("a")
     with pytest.raises(FileNotFoundError):
         parts.read("b")
+
+
+def test_what_the_first_gave_is_returned_and_dropped_if_it_is_alone(tmp_path):
+    parts = Parts(tmp_path / "p")
+    assert parts.first("k_probe", {"value": np.array(1)})["value"] == 1
+    assert parts.first("k_probe", {"value": np.array(2)})["value"] == 1
+    parts.add("k_tile_0", {"value": np.array(3)})
+    parts.drop_alone("k_probe")
+    assert len([*parts.folder.iterdir()]) == 2
+    (parts.folder / "k_tile_0.npz").unlink()
+    parts.drop_alone("k_probe")
+    assert not parts.folder.exists()
+    parts.drop_alone("k_probe")  # nothing is there
