@@ -296,14 +296,7 @@ class SmoothedSR(Transparent):
                 "the model must return (B,C,H,W), got "
                 f"{getattr(outputs, 'shape', type(outputs).__name__)}"
             )
-        extremes = torch.stack(
-            outputs.detach().aminmax()
-        )  # in one pass; before the clamp, which would hide infinite values
-        if not extremes.isfinite().all():
-            raise draws.NotFiniteError(
-                "the model's output has NaN or infinite values; check its precision and its "
-                "input range"
-            )
+        _require_finite(outputs.detach())
         return torch.clamp(outputs if outputs.dtype == torch.float64 else outputs.float(), 0, 1)
 
     def certify(
@@ -509,6 +502,18 @@ def variant(smoothed: SmoothedSR, **options: Any) -> SmoothedSR:
     other = copy.copy(smoothed)
     vars(other).update(options)
     return other
+
+
+def _require_finite(outputs: Tensor) -> None:
+    """Refuse outputs that are not numbers, before a clamp would hide infinite values.
+
+    A finite sum has finite terms, and is one fast pass; an infinite one may be of huge terms.
+    """
+    total = outputs.sum(dtype=None if outputs.dtype == torch.float64 else torch.float32)
+    if not (total.isfinite() or outputs.isfinite().all()):
+        raise draws.NotFiniteError(
+            "the model's output has NaN or infinite values; check its precision and its input range"
+        )
 
 
 def _too_little(demand: Demand, halo: int, room: float) -> str:

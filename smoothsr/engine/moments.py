@@ -12,6 +12,7 @@ References: G. Golub, C. Van Loan, "Matrix Computations", sections 4.2 and 10.1;
 """
 
 import math
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -181,7 +182,7 @@ def largest_eigenvalue(matrix: Tensor) -> float:
         >>> 3 <= largest_eigenvalue(matrix) <= 3.01
         True
     """
-    if not bool(matrix.isfinite().all()):
+    if not bool(matrix.sum().isfinite()):
         raise ValueError("the matrix of second moments has NaN or infinite values")
     trace = float(matrix.diagonal().sum())
     estimate = min(_lanczos(matrix.float()), trace)
@@ -312,11 +313,8 @@ def _gram(rows: Tensor) -> Tensor:
         return rows @ rows.T
     # numpy knows a product with the own transpose, which is half the work, and never takes a lower
     # precision than that of the rows, as torch may be set to. Sums of chunks are float64.
-    total = torch.zeros((len(rows), len(rows)), dtype=torch.float64)
-    for part in rows.cpu().split(CHUNK, dim=1):
-        array = part.numpy()
-        total += torch.from_numpy(array @ array.T)
-    return total
+    arrays = (part.numpy() for part in rows.cpu().split(CHUNK, dim=1))
+    return reduce(torch.add, (torch.from_numpy(array @ array.T).double() for array in arrays))
 
 
 def _lengths(rows: Tensor) -> Tensor:
