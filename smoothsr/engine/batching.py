@@ -12,7 +12,8 @@ clock.
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -25,9 +26,9 @@ PIXELS = 2**12  # so many at once, of small patches, before anything is known of
 FIXED = 8  # draws at once where nothing may be timed, or more of small patches
 PATIENCE = 3  # doublings without a gain, after which larger batches are not tried
 RENEW = 500  # batches after which plans are timed anew, since what else a machine does changes
-# Times that each plan is timed, the first including its kernels' preparation; no more, or its best
-# would be luck
-TRIALS = 3
+TRIALS = 3  # times that a plan is timed at first, which includes its kernels' preparation once
+KEPT = 9  # times of a plan that are kept; the newest ones, so that a lucky trial is found out
+LARGEST = 2**17  # pixels of a batch, beyond which a processor's caches are full
 
 
 class Kind(NamedTuple):
@@ -50,7 +51,7 @@ class Trials(NamedTuple):
 
     Attributes:
         first: Draws at once in the first trials.
-        seconds: Times per draw of every plan tried, infinite where it is forbidden.
+        seconds: The last times per draw of every plan tried, infinite where it is forbidden.
     """
 
     first: int
@@ -103,9 +104,10 @@ class Batching:
             if key not in self._trials:
                 self._trials[key] = Trials(self._first(kind, len(draws)), {})
             trials = self._trials[key]
-            plan = self._plan(trials, len(draws))
+            plan = self._plan(kind, trials, len(draws))
+            size = plan.size if self.batch_size or deterministic else _even(plan.size, len(draws))
             try:
-                batch = make(draws[: plan.size])
+                batch = make(draws[:size])
                 if plan.channels_last:
                     batch = batch.contiguous(memory_format=torch.channels_last)
                 start = _clock(batch.device)
@@ -113,9 +115,10 @@ class Batching:
             except (RuntimeError, MemoryError) as error:
                 self._trials[key] = self._without(plan, trials, error)
                 continue
-            times = trials.seconds.setdefault(plan, [])
-            if len(batch) == plan.size and len(times) < TRIALS:
-                times.append((_clock(batch.device) - start) / plan.size)
+            if 2 * len(batch) > plan.size:  # a far shorter one tells nothing about its plan
+                times = trials.seconds.setdefault(plan, [])
+                times.append((_clock(batch.device) - start) / len(batch))
+                del times[:-KEPT]
             return outputs
 
     def _first(self, kind: Kind, remaining: int) -> int:
@@ -127,43 +130,47 @@ class Batching:
             return max(size, FIXED)
         return min(size, remaining)
 
-    def _plan(self, trials: Trials, remaining: int) -> Plan:
+    def _plan(self, kind: Kind, trials: Trials, remaining: int) -> Plan:
+        """Choose the plan to try next, or the best of those tried."""
         first, seconds = min(trials.first, self.most or trials.first), trials.seconds
         if torch.are_deterministic_algorithms_enabled():
             layouts = self._layouts(first)[::-1]  # channels_last, which is most often faster
             return next(plan for plan in layouts if math.inf not in seconds.get(plan, ()))
-        for plan in self._candidates(first, seconds):
+        most = self._most(kind)
+        for plan in self._candidates(first, most, seconds):
             if plan.size <= remaining and len(seconds.get(plan, ())) < TRIALS:
                 return plan
-        known = {
-            plan: min(times)
-            for plan, times in seconds.items()
-            if min(times, default=math.inf) < math.inf and plan.size <= (self.most or math.inf)
-        }
-        best = _smallest_of_the_fastest(known) if known else Plan(False, first)
-        if self.batch_size:
-            return best
-        # As many batches as that size takes, but of one length: a short last one would waste its
-        # share.
-        return best._replace(size=math.ceil(remaining / math.ceil(remaining / best.size)))
+        known = {plan: median(times) for plan, times in seconds.items() if plan.size <= most}
+        usable = {plan: time for plan, time in known.items() if time < math.inf}
+        return _smallest_of_the_fastest(usable) if usable else Plan(False, first)
 
-    def _candidates(self, first: int, seconds: dict[Plan, list[float]]) -> list[Plan]:
-        """Plans worth trying, given what is known: both layouts, then doubled sizes in the better
-        one while they pay.
+    def _most(self, kind: Kind) -> float:
+        """The most draws in a batch that are worth trying."""
+        within = self.most or math.inf
+        if kind.device.type != "cpu":
+            return within
+        return min(within, max(1, LARGEST // math.prod(kind.shape[1:])))
+
+    def _candidates(
+        self, first: int, most: float, seconds: dict[Plan, list[float]]
+    ) -> Iterator[Plan]:
+        """Yield plans worth trying, given what is known: both layouts, then doubled sizes in the
+        better one while they pay.
         """
         layouts = self._layouts(first)
+        yield from layouts
         if self.batch_size or any(len(seconds.get(plan, ())) < TRIALS for plan in layouts):
-            return layouts
-        plans = [min(layouts, key=lambda plan: min(seconds[plan]))]
-        best, since = min(seconds[plans[0]]), 0
-        while since < PATIENCE and 2 * plans[-1].size <= (self.most or math.inf):
-            plans.append(plans[-1]._replace(size=2 * plans[-1].size))
-            times = seconds.get(plans[-1], ())
+            return
+        plan = min(layouts, key=lambda plan: median(seconds[plan]))
+        best, since = median(seconds[plan]), 0
+        while since < PATIENCE and 2 * plan.size <= most:
+            plan = plan._replace(size=2 * plan.size)
+            yield plan
+            times = seconds.get(plan, ())
             if len(times) < TRIALS or math.inf in times:
-                break
-            since = 0 if min(times) < GAIN * best else since + 1
-            best = min(best, *times)
-        return plans
+                return
+            since = 0 if median(times) < GAIN * best else since + 1
+            best = min(best, median(times))
 
     def _layouts(self, size: int) -> list[Plan]:
         """The layouts that are worth trying."""
@@ -190,6 +197,16 @@ class Batching:
             raise error
         trials.seconds[plan] = [math.inf] * TRIALS
         return trials
+
+
+def _even(size: int, remaining: int) -> int:
+    """The length of as many batches as that size takes, all alike: a short one would waste time.
+
+    Example:
+        >>> _even(64, 100)
+        50
+    """
+    return math.ceil(remaining / math.ceil(remaining / size))
 
 
 def _smallest_of_the_fastest(known: dict[Plan, float]) -> Plan:
