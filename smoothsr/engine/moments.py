@@ -185,7 +185,8 @@ def largest_eigenvalue(matrix: Tensor) -> float:
     if not bool(matrix.sum().isfinite()):
         raise ValueError("the matrix of second moments has NaN or infinite values")
     trace = float(matrix.diagonal().sum())
-    estimate = min(_lanczos(matrix.float()), trace)
+    with torch.autocast(matrix.device.type, enabled=False):
+        estimate = min(_lanczos(matrix.float()), trace)
     if estimate <= 0:
         return max(trace, 0.0)
     diagonal = matrix.diagonal()
@@ -311,10 +312,22 @@ def _gram(rows: Tensor) -> Tensor:
     """Compute all inner products of rows (a,b): (a,a), in float64 where there is such."""
     if rows.device.type not in ("cpu", "mps"):
         return rows @ rows.T
-    # numpy knows a product with the own transpose, which is half the work, and never takes a lower
-    # precision than that of the rows, as torch may be set to. Sums of chunks are float64.
-    arrays = (part.numpy() for part in rows.cpu().split(CHUNK, dim=1))
-    return reduce(torch.add, (torch.from_numpy(array @ array.T).double() for array in arrays))
+    rows = rows.cpu()
+    with torch.autocast("cpu", enabled=False):  # which is meant for the network
+        if rows.dtype == torch.float32 and not _products_are_exact():
+            rows = rows.double()
+        # By torch, as the network: the threads of numpy and torch get into each other's way.
+        # Sums of chunks are float64.
+        products = ((part @ part.T).double() for part in rows.split(CHUNK, dim=1))
+        return reduce(torch.add, products)
+
+
+def _products_are_exact() -> bool:
+    """Whether torch multiplies float32 matrices in that precision; it may be set to round them to
+    bfloat16 before, which a product shows, whatever the setting is called.
+    """
+    factor = torch.full((64, 64), 1 + 2**-12)
+    return bool(((factor @ factor).double() - 64 * (1 + 2**-12) ** 2).abs().max() < 1e-3)
 
 
 def _lengths(rows: Tensor) -> Tensor:

@@ -176,3 +176,23 @@ def test_long_draws_are_summed_in_chunks_that_lose_little():
     exact, rounded = summed(draws, centre)[0], summed(draws.float(), centre)[0]
     assert exact <= rounded * (1 + 1e-9)
     assert rounded <= 1.01 * exact
+
+
+def test_where_torch_would_round_factors_products_are_float64(monkeypatch):
+    rows = uniform(80, 100, dtype=torch.float32)
+    exact = rows.double() @ rows.double().T
+    assert (moments._gram(rows) - exact).abs().max() > 1e-9
+    monkeypatch.setattr(moments, "_products_are_exact", lambda: False)
+    torch.testing.assert_close(moments._gram(rows), exact, rtol=1e-12, atol=0)
+    monkeypatch.undo()
+    assert moments._products_are_exact()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not moments._products_are_exact()
+
+
+def test_autocast_is_for_the_network_alone():
+    rows = uniform(80, 100, dtype=torch.float32)
+    centre = pilot(rows[:20])
+    expected = summed(rows[20:], centre)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert summed(rows[20:], centre) == expected
