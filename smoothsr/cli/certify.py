@@ -3,7 +3,7 @@
 import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from smoothsr.cli.loading import NetworkOptions, load
 from smoothsr.cli.processes import meet, place
 from smoothsr.cli.progress import draws_bar
 from smoothsr.cli.reference import read_reference
-from smoothsr.cli.smoother import SmootherOptions, print_padding_advice, smoother
+from smoothsr.cli.smoother import SmootherOptions, print_padding_advice, settled, smoother
 from smoothsr.engine.memory import Demand
 from smoothsr.files import images
 from smoothsr.files.atomic import output_folder, replacing
@@ -92,6 +92,7 @@ def run(args: argparse.Namespace) -> int:
     options = Options.of(args)
     picture = images.read(options.input)
     loaded, device = load(options.network)
+    options = replace(options, smoother=settled(options.smoother, loaded, device))
     questions = Questions(
         options.radii,
         options.tolerance / 255,

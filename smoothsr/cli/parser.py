@@ -14,6 +14,7 @@ CONDITION = (
     "e.g. none, noise:0.03, jpeg:50, blur:1, resize:0.5, blur:1+noise:0.02+jpeg:60, fgsm:1/255, "
     "pgd:l2:0.5, cw:4/255@bare"
 )
+PRECISIONS = ("float32", "bfloat16", "float16")
 AUTO = ", auto: the whole image if it fits into memory, else the largest that shows no seams"
 
 
@@ -73,7 +74,7 @@ def _upscale(commands: Commands) -> None:
     command.add_argument(
         "--seed", type=int, help="make the noise the same every time (default: fresh)"
     )
-    _common(command, sigma=0.03, tile="auto", halo=4)
+    _common(command, sigma=0.03, tile="auto", halo=4, precisions=(*PRECISIONS, "auto"))
     _memory(command)
     command.set_defaults(command="upscale")
 
@@ -124,7 +125,7 @@ def _certify(commands: Commands) -> None:
     command.add_argument(
         "--reference", type=Path, help="ground truth image, for certified fidelity"
     )
-    _common(command, sigma=0.05, tile=4, halo=1, halo_noise=2.0)
+    _common(command, sigma=0.05, tile=4, halo=1, halo_noise=2.0, precisions=(*PRECISIONS, "auto"))
     _memory(command)
     command.set_defaults(command="certify")
 
@@ -280,6 +281,7 @@ def _common(
     tile: int | str,
     halo: int,
     halo_noise: float = 1.0,
+    precisions: tuple[str, ...] = PRECISIONS,
 ) -> None:
     """Options of the commands that run one smoothed model."""
     command.add_argument(
@@ -323,7 +325,7 @@ def _common(
         help="round input and noise to a lattice, on which a certificate holds for floats too "
         "(default: for inputs of 8 bits)",
     )
-    _machine(command)
+    _machine(command, precisions)
 
 
 def _evaluation(command: argparse.ArgumentParser, conditions: str, several: bool = False) -> None:
@@ -459,13 +461,15 @@ def _memory(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _machine(command: argparse.ArgumentParser) -> None:
+def _machine(command: argparse.ArgumentParser, precisions: tuple[str, ...] = PRECISIONS) -> None:
     command.add_argument("--device", default="auto", help="cpu, cuda, mps ... (default: auto)")
     command.add_argument(
         "--precision",
         default="float32",
-        choices=("float32", "bfloat16", "float16"),
-        help="(default float32)",
+        choices=precisions,
+        help="of the network's arithmetic"
+        + ("; auto: bfloat16 if that is faster here and as good" if "auto" in precisions else "")
+        + " (default float32)",
     )
 
 

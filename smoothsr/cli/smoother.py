@@ -1,19 +1,28 @@
 """The smoother that options describe."""
 
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
+
+import torch
+from torch.nn.functional import interpolate
 
 from smoothsr import SmoothedSR
 from smoothsr.adapters import LoadedSR
 from smoothsr.adapters.fitted import padding_advice
+from smoothsr.cli.errors import UserError
 from smoothsr.cli.loading import for_channels
+from smoothsr.cli.processes import place
 from smoothsr.engine.arguments import settled_draws
 from smoothsr.engine.lattice import on_lattice
 from smoothsr.engine.noise import sigma_text
+from smoothsr.engine.precision import fastest
 from smoothsr.files.images import Picture
 
-__all__ = ["SmootherOptions", "print_padding_advice", "smoother"]
+__all__ = ["SmootherOptions", "print_padding_advice", "settled", "smoother"]
+
+TRIED = 64  # side of the patches that precisions are tried on, where there are no tiles
+PIXELS = 2**13  # of all of them together
 
 
 @dataclass(frozen=True)
@@ -73,6 +82,26 @@ class SmootherOptions:
             f"--sigma {sigma_text(self.sigma)} -n {self.n} --agg {agg} {tile} "
             f"--precision {self.precision}{lattice}"
         )
+
+
+def settled(options: SmootherOptions, loaded: LoadedSR, device: torch.device) -> SmootherOptions:
+    """Replace the precision "auto" by the one that the network runs best in.
+
+    Raises:
+        UserError: If several processes would have to agree on it.
+    """
+    if options.precision != "auto":
+        return options
+    if place()[1] > 1:
+        raise UserError("--precision auto may differ between processes: name one, such as float32")
+    side = options.tile + 2 * options.halo if isinstance(options.tile, int) else TRIED
+    generator = torch.Generator().manual_seed(0)
+    shape = (max(1, PIXELS // side**2), loaded.channels)
+    coarse = torch.rand((*shape, -(-side // 8), -(-side // 8)), generator=generator)
+    smooth = interpolate(coarse, (side, side), mode="bicubic").clamp(0, 1)
+    noisy = smooth + options.sigma * torch.randn(smooth.shape, generator=generator)
+    found = fastest(loaded.model, noisy.to(device))
+    return replace(options, precision=str(found).removeprefix("torch."))
 
 
 def smoother(options: SmootherOptions, loaded: LoadedSR, picture: Picture) -> SmoothedSR:

@@ -4,7 +4,7 @@ import argparse
 import hashlib
 import sys
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -18,7 +18,7 @@ from smoothsr.cli.loading import NetworkOptions, load
 from smoothsr.cli.outcomes import SKIPPED, UPSCALED, Outcomes
 from smoothsr.cli.processes import meet, place
 from smoothsr.cli.progress import draws_bar
-from smoothsr.cli.smoother import SmootherOptions, print_padding_advice, smoother
+from smoothsr.cli.smoother import SmootherOptions, print_padding_advice, settled, smoother
 from smoothsr.cli.targets import Naming, Plan, plan
 from smoothsr.engine.memory import Demand
 from smoothsr.files import images
@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> int:
     options = Options.of(args)
     planned = plan(options.inputs, options.naming)
     loaded, device = load(options.network)
+    options = replace(options, smoother=settled(options.smoother, loaded, device))
     print(f"{loaded.name}, x{loaded.scale}; predictor: {options.smoother.text}")
     print_padding_advice(options.smoother, loaded)
     if planned.earlier:
