@@ -8,6 +8,7 @@ import copy
 import hashlib
 import math
 import warnings
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Literal, cast, get_args
 
@@ -147,10 +148,11 @@ class SmoothedSR(Transparent):
         self._footprints = dict[torch.Size, Footprint]()
         self.denoiser = denoiser
         self.training = model.training
-        convolutional = any(
+        compiled = _is_compiled(model)
+        convolutional = not compiled and any(  # a compiler chooses the layout itself
             isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in model.modules()
         )
-        self.batching = Batching(batch_size, convolutional)
+        self.batching = Batching(batch_size, convolutional, steady=compiled)
 
     def extra_repr(self) -> str:
         """Show the options as the constructor takes them."""
@@ -249,7 +251,8 @@ class SmoothedSR(Transparent):
         """Count what an output for lr (1,C,h,w) asks of memory."""
         corner = lr[..., :CORNER, :CORNER]
         if corner.shape not in self._footprints:
-            self._footprints[corner.shape] = footprint(self, self.base, corner)
+            with _uncompiled(self.model):  # whose modules can't be watched otherwise
+                self._footprints[corner.shape] = footprint(self, self.base, corner)
         found = self._footprints[corner.shape]
         held = 2 if self.agg == "mean" else self.n + 1
         values = lr.shape[1] * found.scale**2
@@ -259,7 +262,8 @@ class SmoothedSR(Transparent):
         """Find once how far around a tile the network must see; warn where nothing is enough."""
         channels = lr.shape[1]
         if channels not in self._reaches:
-            self._reaches[channels] = found = find_reach(self.base, lr)
+            with _uncompiled(self.model):
+                self._reaches[channels] = found = find_reach(self.base, lr)
             if not found.finite:
                 warnings.warn(
                     "this network sees more than tiles can show it: in tiles its output may differ "
@@ -502,6 +506,16 @@ def variant(smoothed: SmoothedSR, **options: Any) -> SmoothedSR:
     other = copy.copy(smoothed)
     vars(other).update(options)
     return other
+
+
+def _is_compiled(model: nn.Module) -> bool:
+    """Whether a network was compiled, by `model.compile()` or by `torch.compile(model)`."""
+    return any(getattr(model, name, None) for name in ("_compiled_call_impl", "_orig_mod"))
+
+
+def _uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
+    """Run a network that may be compiled as it was before, on shapes that come once only."""
+    return torch.compiler.set_stance("force_eager") if _is_compiled(model) else nullcontext()
 
 
 def _require_finite(outputs: Tensor) -> None:

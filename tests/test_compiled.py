@@ -134,3 +134,23 @@ def test_exported_module_is_in_train_mode(network, exported, lr):
         SmoothedSR(module, **OPTIONS).certify(lr)
     with pytest.raises(NotImplementedError):
         module.eval()
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+def test_it_is_compiled_once_for_each_shape_of_patches(network, lr, in_place):
+    graphs = []
+
+    def backend(graph, _):
+        graphs.append(graph)
+        return graph
+
+    compiled = copy.deepcopy(network)
+    if in_place:
+        compiled.compile(backend=backend)
+    else:
+        compiled = torch.compile(compiled, backend=backend)
+    smoothed = SmoothedSR(compiled, 0.05, tile=4, halo=1)
+    with torch.no_grad():
+        for _ in range(3):
+            smoothed(lr)
+    assert len(graphs) <= 2  # of one length of batches, and of any

@@ -54,5 +54,5 @@ def within_memory(smoothed: SmoothedSR, lr: Tensor, bytes_per_pixel: float) -> S
         return smoothed
     known = smoothed.batching
     most = max(1, math.floor(LIMIT / (pixels * bytes_per_pixel)))
-    batching = Batching(known.batch_size, known.convolutional, most)
+    batching = Batching(known.batch_size, known.convolutional, most, known.steady)
     return variant(smoothed, recompute=True, batching=batching)

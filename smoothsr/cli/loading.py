@@ -18,23 +18,28 @@ __all__ = ["NetworkOptions", "for_channels", "load", "load_frozen"]
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """Which network: a name or a file, and what a file may not tell; and where it runs."""
+    """Which network: a name or a file, and what a file may not tell; and how and where it runs."""
 
     model: str
     arch: str | None = None
     scale: int | None = None
     device: str = "cpu"
+    compiled: bool = False
 
     @classmethod
     def of(cls, args: Namespace) -> "NetworkOptions":
         """Take them from the command line."""
-        return cls(args.model, args.arch, args.scale, args.device)
+        compiled = getattr(args, "compile", False)
+        return cls(args.model, args.arch, args.scale, args.device, compiled)
 
 
 def load(options: NetworkOptions) -> tuple[LoadedSR, torch.device]:
     """Load the one network that the options name."""
     device = find_device(options.device)
-    return load_frozen(options.model, options.arch, options.scale, device), device
+    loaded = load_frozen(options.model, options.arch, options.scale, device)
+    if options.compiled:
+        loaded.model.compile()  # in place: no key of its state changes
+    return loaded, device
 
 
 def load_frozen(

@@ -325,6 +325,13 @@ def _common(
         help="round input and noise to a lattice, on which a certificate holds for floats too "
         "(default: for inputs of 8 bits)",
     )
+    if "auto" in precisions:
+        command.add_argument(
+            "--compile",
+            action="store_true",
+            help="compile the network by torch first, which takes up to a minute: for many draws "
+            "of patches of one shape",
+        )
     _machine(command, precisions)
 
 

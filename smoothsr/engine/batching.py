@@ -66,14 +66,21 @@ class Batching:
             warning.
         convolutional: Whether channels_last is worth trying.
         most: The most draws that fit into memory at once, where that is known; may be changed.
+        steady: Whether batches are all of one size and layout, chosen without trials: for networks
+            that are compiled for each.
     """
 
     def __init__(
-        self, batch_size: int | None, convolutional: bool, most: int | None = None
+        self,
+        batch_size: int | None,
+        convolutional: bool,
+        most: int | None = None,
+        steady: bool = False,
     ) -> None:
         self.batch_size = min(batch_size, most) if batch_size and most else batch_size
         self.convolutional = convolutional
         self.most = most
+        self.steady = steady
         self._trials: dict[tuple[Kind, bool, bool], Trials] = {}
         self._batches = 0
 
@@ -95,17 +102,17 @@ class Batching:
         Returns:
             f's outputs (b,...), b at least 1 and at most len(draws).
         """
-        deterministic = torch.are_deterministic_algorithms_enabled()
         self._batches += 1
-        if self._batches % RENEW == 0 and not deterministic:
+        if self._batches % RENEW == 0 and not self._untimed:
             self._trials.clear()
-        key = (kind, torch.is_grad_enabled(), deterministic)
+        key = (kind, torch.is_grad_enabled(), self._untimed)
         while True:
             if key not in self._trials:
                 self._trials[key] = Trials(self._first(kind, len(draws)), {})
             trials = self._trials[key]
             plan = self._plan(kind, trials, len(draws))
-            size = plan.size if self.batch_size or deterministic else _even(plan.size, len(draws))
+            exact = self.batch_size or torch.are_deterministic_algorithms_enabled()
+            size = plan.size if exact else _even(plan.size, len(draws))
             try:
                 batch = make(draws[:size])
                 if plan.channels_last:
@@ -121,19 +128,24 @@ class Batching:
                 del times[:-KEPT]
             return outputs
 
+    @property
+    def _untimed(self) -> bool:
+        """Whether no plan may be chosen by the clock."""
+        return self.steady or torch.are_deterministic_algorithms_enabled()
+
     def _first(self, kind: Kind, remaining: int) -> int:
         """How many draws to begin with."""
         if self.batch_size:
             return self.batch_size
         size = max(1, PIXELS // math.prod(kind.shape[1:]))
-        if torch.are_deterministic_algorithms_enabled():
+        if self._untimed:
             return max(size, FIXED)
         return min(size, remaining)
 
     def _plan(self, kind: Kind, trials: Trials, remaining: int) -> Plan:
         """Choose the plan to try next, or the best of those tried."""
         first, seconds = min(trials.first, self.most or trials.first), trials.seconds
-        if torch.are_deterministic_algorithms_enabled():
+        if self._untimed:
             layouts = self._layouts(first)[::-1]  # channels_last, which is most often faster
             return next(plan for plan in layouts if math.inf not in seconds.get(plan, ()))
         most = self._most(kind)

@@ -415,3 +415,11 @@ def test_of_equally_fast_plans_the_smallest_is_taken(simulate):
     for _ in range(20):
         settled = predictor.all(batches, 64)
     assert {size for size, _ in settled} == {1}
+
+
+def test_steady_batches_are_of_one_length_and_nothing_is_tried(simulate):
+    predictor = simulate(lambda size, last: size * (0.1 if last else 1.0))
+    batches = Batching(None, False, steady=True)
+    for _ in range(3):
+        assert predictor.all(batches, 21) == [(7, False)] * 3
+    assert predictor.all(batches, 56, kind(side=12)) == [(28, False)] * 2
