@@ -1,5 +1,6 @@
 """Early looks: planned ahead, stopped by what a certificate says, resumed after a kill."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -156,6 +157,19 @@ def test_the_output_is_served_once(monkeypatch):
     )
     assert calls == [3]
     assert all(torch.equal(output, found.sr) for output in outputs)
+
+
+def test_one_look_at_a_time_is_held():
+    """A certificate may be gigabytes, and so may be the next one's evidence."""
+    seen = []
+
+    def enough(certificate):
+        assert not seen or seen[-1]() is None
+        seen.append(weakref.ref(certificate.upper))
+        return False
+
+    looked(enough)
+    assert len(seen) == len(COUNTS) - 1
 
 
 def test_planned_draws_are_those_of_the_last_look(monkeypatch):
