@@ -159,17 +159,17 @@ def test_the_output_is_served_once(monkeypatch):
     assert all(torch.equal(output, found.sr) for output in outputs)
 
 
-def test_one_look_at_a_time_is_held():
-    """A certificate may be gigabytes, and so may be the next one's evidence."""
-    seen = []
+def test_a_look_is_gone_before_the_next_is_drawn(monkeypatch):
+    """Its bounds may be gigabytes, and so may the next one's."""
+    seen, gone, real = [], [], draws.observe
 
-    def enough(certificate):
-        assert not seen or seen[-1]() is None
-        seen.append(weakref.ref(certificate.upper))
-        return False
+    def observe(*arguments):
+        gone.extend(each() is None for each in seen)
+        return real(*arguments)
 
-    looked(enough)
-    assert len(seen) == len(COUNTS) - 1
+    monkeypatch.setattr(draws, "observe", observe)
+    looked(lambda certificate: seen.append(weakref.ref(certificate.upper)))
+    assert gone == [True, True, True]  # the first before the second, both before the third
 
 
 def test_planned_draws_are_those_of_the_last_look(monkeypatch):
