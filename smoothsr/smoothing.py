@@ -12,17 +12,18 @@ from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, Literal, cast, get_args
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from smoothsr import __version__
 from smoothsr.adapters.transparent import Transparent
-from smoothsr.certificates import quantile_bounds
 from smoothsr.certificates.certificate import Certificate
 from smoothsr.certificates.draw_parts import served_parts, share_draws
-from smoothsr.certificates.evidence import Evidence, Request, levels_alpha
+from smoothsr.certificates.evidence import Evidence, Request, values_at_once
 from smoothsr.certificates.gathering import Wanted, gather, gather_by_parts, require_same_network
+from smoothsr.certificates.looks import Enough, counted, plan, require_looks, until_enough
 from smoothsr.certificates.options import Agg, Kind, Norm, Scope, require_option
 from smoothsr.certificates.planning import draws_wanted
 from smoothsr.certificates.spectral_error import attack
@@ -312,13 +313,15 @@ class SmoothedSR(Transparent):
         levels: int = 32,
         scope: Scope = "image",
         kind: Kind | None = None,
+        looks: int = 1,
+        enough: Enough | None = None,
         progress: draws.Progress | None = None,
         void_guarantee_seed: int | None = None,
         parts: Parts | None = None,
     ) -> Certificate:
         """Bound what every attack up to a radius can do to the output.
 
-        With probability at least 1 - alpha over the n draws, all bounds of the certificate hold at
+        With probability at least 1 - alpha over the draws, all bounds of the certificate hold at
         once, for every radius, reference, tolerance and predictor asked of it later. See
         docs/certificates.md and docs/spectral.md.
 
@@ -326,7 +329,7 @@ class SmoothedSR(Transparent):
             lr: One image (1,C,h,w) in [0, 1].
             n: Draws, always fresh, independent, and never those of forward. "auto" takes as many as
                 `draws_wanted` says for a change of every value by 1/255.
-            alpha: Failure probability of the certificate.
+            alpha: Failure probability of the certificate, whatever the looks.
             levels: How many shifts to store bounds for; memory is 2 * levels bytes for each output
                 value.
             scope: "image", or "pixel" for one pixel that is chosen before: cheaper, and no
@@ -334,7 +337,12 @@ class SmoothedSR(Transparent):
             kind: "levels" bounds every value; "spectral" bounds the whole deviation of the mean,
                 far more tightly; "both" does both from the same draws, each at half of alpha. None
                 is "levels" for the median, and "both" for the mean.
-            progress: Called with (draws done, draws in all) after each batch.
+            looks: Up to so many certificates are made one after the other, with about n/27, n/9,
+                n/3 and n draws of their own, until one is enough: 1.5 n in all at worst. Each is
+                made at its share of alpha, so that the one that is returned holds with probability
+                at least 1 - alpha, however it was chosen.
+            enough: Tells of a look's certificate whether to stop there; may ask anything of it.
+            progress: Called with (draws done, draws if no look is enough) after each batch.
             void_guarantee_seed: Reproducible draws, for tests. Voids every claim, since a known
                 seed can be attacked.
             parts: Files that keep each tile at once: killed and started again with the same
@@ -342,36 +350,69 @@ class SmoothedSR(Transparent):
                 the certificate is saved.
 
         Returns:
-            A Certificate; where n draws support no level at all, its levels are trivial, with a
-            warning that says how many would do.
+            A Certificate, of the first look that is enough or of the last one; where its draws
+            support no level at all, its levels are trivial, with a warning that says how many
+            would do.
 
         Raises:
             ValueError: If an argument is out of its range, the model is in train mode, agg is a
-                percentile, or the network is no fixed function of each image, as two runs on one
-                patch and a run of one image alone show.
+                percentile, the network is no fixed function of each image, as two runs on one
+                patch and a run of one image alone show, or processes share several looks.
             NotLastError: If another process of those that share the parts joins them.
         """
         kind = kind or ("both" if self.agg == "mean" and scope == "image" else "levels")
         request = Request(1000 if n == "auto" else n, alpha, levels, scope, kind)
+        require_looks(looks, enough, parts.ranks if parts else 1)
         self._require_certifiable(lr, request)
         with torch.no_grad():
             probe, output_shape = self._require_independence(lr)
-            key = self._key(lr, n, request, void_guarantee_seed) if parts else ""
             if n == "auto":
-                enough = self.draws_wanted(lr, alpha=alpha, seed=void_guarantee_seed)
-                enough = parts.agree(f"{key}_n", enough) if parts else enough
-                request = request._replace(n=enough)
-            evidence = Evidence(request, lr, output_shape)
-            sampler = self._sampler(self.base, lr, void_guarantee_seed)
-            serving = self._sampler(self.base, lr, self.seed, self.antithetic)
-            wanted = Wanted(evidence, sampler, serving, self.n, rank_of(self.agg, self.n))
-            if parts:
-                require_same_network(parts, key, probe, _precision(lr))
-                gather_by_parts(wanted, parts, key, progress)
-            else:
-                gather(wanted, progress=progress)
-        if kind != "spectral" and not evidence.z.size:
-            _warn_of_few_draws(request, evidence.values)
+                key = self._key(lr, "auto", request, void_guarantee_seed) if parts else ""
+                planned = self.draws_wanted(lr, alpha=alpha, seed=void_guarantee_seed)
+                planned = parts.agree(f"{key}_n", planned) if parts else planned
+                request = request._replace(n=planned)
+            requests = plan(request, looks, values_at_once(scope, output_shape))
+            certificate = until_enough(
+                requests,
+                partial(self._evidence, lr, probe, output_shape, void_guarantee_seed, parts),
+                partial(self._certificate, lr, request, len(requests), void_guarantee_seed),
+                enough,
+                counted(progress, requests, len(self.grid(lr))),
+            )
+        if kind != "spectral" and not certificate.z.size:
+            _warn_of_few_draws(certificate)
+        return certificate
+
+    def _evidence(
+        self,
+        lr: Tensor,
+        probe: Tensor,
+        output_shape: tuple[int, ...],
+        seed: int | None,
+        parts: Parts | None,
+        request: Request,
+        served: np.ndarray | None,
+        progress: draws.Progress | None,
+    ) -> Evidence:
+        """Draw what is asked for, beside the served output if it is not there."""
+        evidence = Evidence(request, lr, output_shape, served)
+        sampler = self._sampler(self.base, lr, seed)
+        serving = self._sampler(self.base, lr, self.seed, self.antithetic)
+        rank = rank_of(self.agg, self.n)
+        wanted = Wanted(evidence, sampler, None if served is not None else serving, self.n, rank)
+        if parts:
+            key = self._key(lr, request, seed)
+            require_same_network(parts, key, probe, _precision(lr))
+            gather_by_parts(wanted, parts, key, progress)
+        else:
+            gather(wanted, progress=progress)
+        return evidence
+
+    def _certificate(
+        self, lr: Tensor, request: Request, looks: int, seed: int | None, evidence: Evidence
+    ) -> Certificate:
+        """Record what the draws of one of the looks at a request have shown."""
+        tiled = self.tile is not None
         certificate = Certificate(
             **evidence.fields(),
             lr_shape=(*lr.shape[1:],),
@@ -379,22 +420,25 @@ class SmoothedSR(Transparent):
             agg=cast(Agg, self.agg),
             n_serve=self.n,
             antithetic=self.antithetic,
-            n_cert=request.n,
-            alpha=alpha,
-            level_count=levels,
-            kind=kind,
-            scope=scope,
+            n_cert=evidence.request.n,
+            alpha=request.alpha,
+            level_count=request.levels,
+            kind=request.kind,
+            scope=request.scope,
             tile=cast(int | None, self.tile),
-            halo=self.halo if self.tile is not None else 0,
-            halo_noise=self.halo_noise if self.tile is not None else 1.0,
+            halo=self.halo if tiled else 0,
+            halo_noise=self.halo_noise if tiled else 1.0,
             seeded=self.seed is not None,
-            void=void_guarantee_seed is not None,
+            void=seed is not None,
             lattice=self.lattice,
             dtype=_precision_text(lr),
             input_digest=digest([lr]),
             weights_digest=fingerprint(*self.children()),
+            looks=looks,
         )
-        return certificate.as_mean() if self.agg == "mean" and kind != "levels" else certificate
+        if self.agg == "mean" and request.kind != "levels":
+            return certificate.as_mean()
+        return certificate
 
     def _key(self, lr: Tensor, *options: object) -> str:
         """Tell all that the draws of a tile depend on, and what is kept of them."""
@@ -550,12 +594,11 @@ def _precision_text(lr: Tensor) -> str:
     return f"{_precision(lr)}{autocast}".removeprefix("torch.")
 
 
-def _warn_of_few_draws(request: Request, values: int) -> None:
-    alpha = levels_alpha(request.alpha, request.kind)
-    needed = quantile_bounds.draws_needed(0.0, alpha, request.levels, values)
+def _warn_of_few_draws(certificate: Certificate) -> None:
+    c = certificate
     warnings.warn(
-        f"{request.n} draws can't bound {values} values at alpha={alpha:g}: every bound of a value "
-        f"is trivial. At least n={needed} would do for radius 0",
+        f"{c.n_cert} draws can't bound {c.values} values at alpha={c.levels_alpha:g}: every bound "
+        f"of a value is trivial. At least n={c.draws_needed(0.0, 'ideal')} would do for radius 0",
         UserWarning,
         stacklevel=3,
     )

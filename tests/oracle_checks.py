@@ -73,6 +73,31 @@ def ideal_bounds_hold(case, count=CERTIFICATES, n=101):
     return wrong <= allowed(count, ALPHA)
 
 
+def early_looks_hold(lucky=False, procedures=300, alpha=0.1):
+    """No more than the share alpha of procedures ends with a wrong certificate, whatever ends them:
+    the first that is wrong, the worst of all rules, or a lucky one, narrower than most of its kind.
+
+    On one value of Same, at two levels, each look is wrong with nearly its share of alpha.
+    """
+    lr, sigma = torch.full((1, 1, 1, 1), 0.5), 0.2
+    exact = truth(Same(), (1, 1, 1, 1))
+    smoothed = SmoothedSR(Same(), sigma, batch_size=300)
+    narrow = {11: 0.37, 33: 0.23, 100: 0.115}  # by about the draws of a third
+
+    def is_wrong(certificate):
+        return leaves(certificate, exact, lr, sigma * np.linspace(0, 1, 5) * certificate.z[-1])
+
+    def is_narrow(certificate):
+        lower, upper = certificate.bounds(0.0, "ideal")
+        return upper - lower < narrow[certificate.n_cert]
+
+    options = {"n": 300, "alpha": alpha, "levels": 2, "looks": 5}
+    options["enough"] = is_narrow if lucky else is_wrong
+    found = [smoothed.certify(lr, **options) for _ in range(procedures)]
+    assert {certificate.n_cert for certificate in found} == {*narrow, 300}
+    return sum(map(is_wrong, found)) <= allowed(procedures, alpha)
+
+
 def ranks_are_exact():
     """On Same, a value's bound fails just as often as a binomial variable says: no less, since
     ranks aren't higher than needed.

@@ -68,8 +68,8 @@ class Certificate:
     agg: Agg  # "median" or "mean"
     n_serve: int  # draws of one served inference
     antithetic: bool  # whether these come in pairs x + G, x - G; certification draws never do
-    n_cert: int  # certification draws
-    alpha: float  # failure probability of the certificate
+    n_cert: int  # certification draws, of the last look alone
+    alpha: float  # failure probability of the certificate, however many looks there were
     level_count: int  # G as it was asked for
     kind: Kind  # what was asked for: levels, a spectrum, or both, each at half of alpha
     scope: Scope  # "image" or "pixel"
@@ -86,6 +86,9 @@ class Certificate:
     dtype: str  # precision that the predictor ran in
     input_digest: str  # SHA-256 of the input
     weights_digest: str  # SHA-256 of the network's weights
+    # How many looks were planned, each at an equal share of alpha: the draws went on up to the
+    # first that was enough. Older files are of one.
+    looks: int = 1
 
     @property
     def sr(self) -> Tensor:
@@ -136,6 +139,11 @@ class Certificate:
         there is none.
         """
         return self.sigma * float(self.z[-1]) if self.z.size else -1.0
+
+    @property
+    def levels_alpha(self) -> float:
+        """The failure probability at which the levels of this look were made."""
+        return levels_alpha(self.alpha / self.looks, self.kind)
 
     @property
     def values(self) -> int:
@@ -352,7 +360,7 @@ class Certificate:
         """Compute the smallest n of `certify` with which bounds at radius would not be trivial."""
         return quantile_bounds.draws_needed(
             self.shift(radius, predictor, beta, per),
-            levels_alpha(self.alpha, self.kind),
+            self.levels_alpha,
             self.level_count,
             self.values,
         )
@@ -373,7 +381,7 @@ class Certificate:
             "levels": self.z.size,
             "max_radius": self.max_radius,
             "draws_needed_for_radius_0": quantile_bounds.draws_needed(
-                0.0, levels_alpha(self.alpha, self.kind), self.level_count, self.values
+                0.0, self.levels_alpha, self.level_count, self.values
             ),
             "serving_noise": "seeded: claims about the ideal predictor only"
             if self.seeded
@@ -387,10 +395,11 @@ class Certificate:
         radius = f"max_radius={self.max_radius:.4g}" if self.z.size else "trivial"
         radius += ", VOID" if self.void else ""
         pairs = " in pairs" if self.antithetic else ""
+        looks = f" over {self.looks} looks" if self.looks > 1 else ""
         return (
             f"Certificate({width}x{height}, sigma={sigma_text(self.sigma)}, {self.agg} of "
             f"n_serve={self.n_serve}{pairs}, n_cert={self.n_cert}, "
-            f"alpha={self.alpha:g}, scope={self.scope!r}, tile={self.tile}, "
+            f"alpha={self.alpha:g}{looks}, scope={self.scope!r}, tile={self.tile}, "
             f"halo={self.halo}, {radius})"
         )
 

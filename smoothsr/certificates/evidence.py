@@ -4,6 +4,7 @@ One failure probability alpha is shared: half for the levels and half for the sp
 are asked for.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from smoothsr.engine.moments import Moments
 from smoothsr.engine.quantiles import Quantiles
 from smoothsr.engine.tiles import Tile
 
-__all__ = ["Evidence", "Request", "levels_alpha", "pilot_count"]
+__all__ = ["Evidence", "Request", "levels_alpha", "pilot_count", "values_at_once"]
 
 PILOT_SHARE = 0.1  # of the draws
 PILOTS = 10, 200  # at least and at most so many, as far as there are twice as many draws
@@ -38,6 +39,11 @@ def levels_alpha(alpha: float, kind: Kind) -> float:
     return alpha / 2 if kind == "both" else alpha
 
 
+def values_at_once(scope: Scope, output_shape: tuple[int, ...]) -> int:
+    """How many values of an output (C,H,W) must hold at once."""
+    return math.prod(output_shape) if scope == "image" else output_shape[0]
+
+
 def pilot_count(n: int) -> int:
     """How many of n draws of a tile are pilot draws."""
     least, most = PILOTS
@@ -55,14 +61,21 @@ class Evidence:
         request: What is asked for.
         lr: The input (1,C,h,w).
         output_shape: (C,H,W) of the output.
+        served: The served output, uint8 (1,C,H,W), if it is there already.
     """
 
-    def __init__(self, request: Request, lr: Tensor, output_shape: tuple[int, ...]) -> None:
+    def __init__(
+        self,
+        request: Request,
+        lr: Tensor,
+        output_shape: tuple[int, ...],
+        served: np.ndarray | None = None,
+    ) -> None:
         self.request = request
         self.z = np.empty(0)
         self._width = lr.shape[3]
-        self.values = int(np.prod(output_shape)) if request.scope == "image" else output_shape[0]
-        self.served = np.empty((1, *output_shape), np.uint8)
+        self.values = values_at_once(request.scope, output_shape)
+        self.served = np.empty((1, *output_shape), np.uint8) if served is None else served
         self._nothing = np.empty((0, *output_shape), np.uint8)
         self._quantiles: Quantiles | None = None
         self._moments: Moments | None = None

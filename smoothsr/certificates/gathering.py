@@ -26,14 +26,14 @@ class Wanted(NamedTuple):
     Attributes:
         evidence: Gets what the draws show.
         sampler: Makes the certification draws.
-        serving: Makes the served ones, of the same tiles.
+        serving: Makes the served ones, of the same tiles; None where evidence has their output.
         n_serve: How many of these.
         rank: The rank of them that is served, None for the mean.
     """
 
     evidence: Evidence
     sampler: Sampler
-    serving: Sampler
+    serving: Sampler | None
     n_serve: int
     rank: int | None
 
@@ -52,8 +52,9 @@ def gather(
     observer = observer or evidence
     if not sampler.tiles:
         return
-    served = draws.smooth(wanted.serving, wanted.n_serve, wanted.rank).to(sampler.lr.dtype)
-    evidence.served[...] = to_8bit(served).byte().cpu().numpy()
+    if wanted.serving:
+        served = draws.smooth(wanted.serving, wanted.n_serve, wanted.rank).to(sampler.lr.dtype)
+        evidence.served[...] = to_8bit(served).byte().cpu().numpy()
     if evidence.wanted:
         draws.observe(sampler, evidence.request.n, [observer], progress)
         return
@@ -118,12 +119,16 @@ def _gather_by_parts(wanted: Wanted, parts: Parts, key: str, progress: Progress 
     sampler, serving, n = wanted.sampler, wanted.serving, wanted.evidence.request.n
     shared = DrawParts(sampler, n, parts, key)
     if parts.ranks > len(sampler.tiles) or shared.begun:
-        served = served_parts(serving, wanted.n_serve, wanted.rank, parts, key)
-        share_draws([served, shared] if wanted.evidence.wanted else [served], progress)
-        gather(wanted._replace(sampler=shared, serving=served))
+        kept = [shared] if wanted.evidence.wanted else []
+        if serving:
+            serving = served_parts(serving, wanted.n_serve, wanted.rank, parts, key)
+            kept.insert(0, serving)
+        share_draws(kept, progress)
+        gather(wanted._replace(sampler=shared, serving=serving))
         return
-    kept = TileParts(wanted.evidence, parts, key, sampler.tiles)
-    share = kept.share
-    mine = wanted._replace(sampler=sampler.only(share), serving=serving.only(share))
-    gather(mine, kept, progress)
-    kept.join()
+    tiles = TileParts(wanted.evidence, parts, key, sampler.tiles)
+    share = tiles.share
+    serving = serving and serving.only(share)
+    mine = wanted._replace(sampler=sampler.only(share), serving=serving)
+    gather(mine, tiles, progress)
+    tiles.join()

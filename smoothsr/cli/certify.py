@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,9 +25,10 @@ from smoothsr.files import images
 from smoothsr.files.atomic import output_folder, replacing
 from smoothsr.files.images import Picture
 from smoothsr.files.parts import NotLastError, Parts
-from smoothsr.reports import certificate_report, tables
+from smoothsr.reports import certificate_report, deviation_report, tables
 from smoothsr.reports.certificate_report import Answers, Questions
 
+LOOKS = 5
 Product = Callable[[Path], None]
 
 
@@ -39,6 +41,8 @@ class Options:
     network: NetworkOptions
     smoother: SmootherOptions
     n_cert: int
+    looks: int
+    enough: float | None  # in 8-bit steps; None draws all
     alpha: float
     beta: float
     levels: int
@@ -60,12 +64,15 @@ class Options:
                 "--tolerance must be from 0 to 255 and --beta between 0 and 1, got "
                 f"{args.tolerance:g} and {args.beta:g}"
             )
+        _check_looks(args.looks, args.enough)
         return cls(
             input=args.input,
             folder=args.output or Path(f"{args.input.stem}_certified"),
             network=NetworkOptions.of(args),
             smoother=SmootherOptions.of(args),
             n_cert=args.n_cert,
+            looks=args.looks or (LOOKS if args.enough else 1),
+            enough=args.enough,
             alpha=args.alpha,
             beta=args.beta,
             levels=args.levels,
@@ -85,6 +92,22 @@ class Options:
     def stem(self) -> str:
         """What the names of all results begin with."""
         return str(self.folder / self.input.stem)
+
+
+def _check_looks(looks: int | None, enough: float | None) -> None:
+    """Refuse a number of looks, or what they are for, that makes no sense.
+
+    Raises:
+        UserError: If so.
+    """
+    if enough is not None and not 0 < enough < 255:
+        raise UserError(f"--enough must be between 0 and 255 steps, got {enough:g}")
+    if looks is not None and (looks < 2 or enough is None):
+        found = "none" if enough is None else f"{enough:g}"
+        raise UserError(
+            "--looks is how often to look whether --enough is reached, at least 2: got --looks "
+            f"{looks} and --enough {found}"
+        )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -115,6 +138,8 @@ def run(args: argparse.Namespace) -> int:
         certificate.save(f"{options.stem}.npz")
         images.write(f"{options.stem}_sr.png", images.with_pixels(picture, certificate.sr, 8))
         options.parts.remove()
+    if options.enough:
+        print(_outcome(options.enough, certificate))
     with autocast(options.smoother.precision, device):
         bare = _bare(smoothed, picture.pixels.to(device))
     answers = certificate_report.answer(certificate, questions, bare)
@@ -150,9 +175,23 @@ def _certify(options: Options, smoothed: SmoothedSR, lr: Tensor) -> Certificate:
             alpha=options.alpha,
             levels=options.levels,
             kind="both",
+            looks=options.looks,
+            enough=partial(_is_enough, options.enough) if options.enough else None,
             progress=progress,
             parts=options.parts,
         )
+
+
+def _is_enough(steps: float, certificate: Certificate) -> bool:
+    """Whether the first sentence of the report promises no more than so many steps."""
+    return 255 * certificate.deviation(deviation_report.SHOWN, "linf") <= steps
+
+
+def _outcome(steps: float, certificate: Certificate) -> str:
+    """Tell how the looks ended."""
+    if _is_enough(steps, certificate):
+        return f"{steps:g} steps are certified by {certificate.n_cert} draws, and that is enough"
+    return f"{certificate.n_cert} draws do not certify {steps:g} steps; what they do is below"
 
 
 def _bare(smoothed: SmoothedSR, lr: Tensor) -> Tensor | None:
@@ -178,6 +217,7 @@ def _record(
         "linf": answers.linf_rows,
         "deviations": [row._asdict() for row in answers.deviations],
         "psnr_to_reference": answers.actual,
+        "enough_8bit": options.enough,
         "beta": options.beta,
         "tolerance_8bit": options.tolerance,
         "bounds_radius": answers.questions.shown,

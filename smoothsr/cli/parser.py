@@ -98,6 +98,7 @@ def _certify(commands: Commands) -> None:
     command.add_argument(
         "--n-cert", type=int, default=1000, help="certification draws (default 1000)"
     )
+    _early_looks(command)
     command.add_argument(
         "--alpha",
         type=number,
@@ -456,6 +457,22 @@ def _network(command: argparse.ArgumentParser) -> None:
 def _seed(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--seed", type=int, default=0, help="of attacks, degradations and serving noise (default 0)"
+    )
+
+
+def _early_looks(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--enough",
+        type=number,
+        metavar="STEPS",
+        help="stop drawing once the average of the network's outputs is certified to stay within "
+        "so many 8-bit steps (root mean square), whatever changes values by up to 1/255",
+    )
+    command.add_argument(
+        "--looks",
+        type=int,
+        help="how often to look for that, at a third of the draws, a ninth ...: all looks together "
+        "fail with probability alpha (default 5)",
     )
 
 

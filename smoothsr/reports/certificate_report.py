@@ -18,7 +18,7 @@ from smoothsr.certificates.options import Predictor
 from smoothsr.engine.noise import sigma_text
 from smoothsr.files.atomic import replacing
 from smoothsr.reports import deviation_report
-from smoothsr.reports.deviation_report import Deviation, at_least, grid_text
+from smoothsr.reports.deviation_report import Deviation, at_least, draws_text, grid_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -299,9 +299,9 @@ def sentences(certificate: Certificate, radius: float, beta: float) -> tuple[str
     if not c.z.size:
         needed = c.draws_needed(0.0, "ideal")
         return (
-            f"Nothing is guaranteed: {c.n_cert} draws can't bound {c.values} values at alpha "
-            f"{c.alpha:g}.",
-            f"At least {needed} draws would do for radius 0: --n-cert {needed}.",
+            f"Nothing is guaranteed of single values: {c.n_cert} draws can't bound {c.values} of "
+            f"them at alpha {c.levels_alpha:g}.",
+            f"At least {needed} draws would do for radius 0: {_wish(c, needed)}.",
         )
     predictor = c.predictors[0]
     who, sure = f"each value of the ideal {c.agg} ({how})", ""
@@ -311,13 +311,13 @@ def sentences(certificate: Certificate, radius: float, beta: float) -> tuple[str
     needed = c.draws_needed(radius, predictor, beta)
     kind = "attack by whole 8-bit steps" if c.lattice else "attack"
     given = (
-        f"Guaranteed, with confidence {1 - c.alpha:.10g} over the {c.n_cert} certification "
-        f"draws: for every {kind} of l2 norm up "
+        f"Guaranteed, with confidence {1 - c.alpha:.10g} over {draws_text(c)}: "
+        f"for every {kind} of l2 norm up "
         f"to {radius:.4g} ({c.rms(radius):.3f}/255 RMS over the image), {who} stays inside "
         f"its bounds{sure}."
     )
     if needed > c.n_cert:
-        given += f" At this radius the bounds are the whole range; --n-cert {needed} would do."
+        given += f" At this radius the bounds are the whole range; {_wish(c, needed)} would do."
     absent = (
         "Not guaranteed: larger attacks; other weights or options of the predictor; "
         "that the picture is right: if the file "
@@ -326,6 +326,11 @@ def sentences(certificate: Certificate, radius: float, beta: float) -> tuple[str
         "wrong picture."
     )
     return given, absent
+
+
+def _wish(certificate: Certificate, needed: int) -> str:
+    """Say how to get so many draws for certain."""
+    return f"--n-cert {needed}" + (" without --enough" if certificate.looks > 1 else "")
 
 
 def radius_figure(answers: Answers) -> "Figure":

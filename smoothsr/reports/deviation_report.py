@@ -10,7 +10,7 @@ from smoothsr.certificates.certificate import Certificate
 from smoothsr.certificates.options import Norm
 from smoothsr.engine.noise import sigma_text
 
-__all__ = ["Deviation", "at_least", "deviations", "grid_text", "text"]
+__all__ = ["SHOWN", "Deviation", "at_least", "deviations", "draws_text", "grid_text", "text"]
 
 LINF = (0.5 / 255, 1 / 255, 2 / 255)
 L2_SIGMAS = (0.5, 1.0, 2.0)
@@ -105,7 +105,7 @@ def _conditions(certificate: Certificate, served: bool) -> list[str]:
     return [
         f"  of the mean of outputs (--agg mean -n {c.n_serve}) under noise of sigma "
         f"{sigma_text(c.sigma)} ({grid_text(c)}); with confidence {1 - c.alpha:.10g} over "
-        f"{c.n_cert} draws",
+        f"{draws_text(c)}",
         "  output moves by: at most, root mean square over all values of the ideal mean (of "
         "infinitely many draws)",
         "  PSNR: of the output in 8 bits to that ideal mean without the change"
@@ -133,6 +133,14 @@ def grid_text(certificate: Certificate) -> str:
         return "one tile"
     more = f" with {certificate.halo_noise:g} times the noise" if certificate.halo_noise > 1 else ""
     return f"tile {certificate.tile}, halo {certificate.halo}{more}"
+
+
+def draws_text(certificate: Certificate) -> str:
+    """Name the draws that a certificate's confidence is about."""
+    c = certificate
+    if c.looks == 1:
+        return f"the {c.n_cert} certification draws"
+    return f"the draws of up to {c.looks} looks, of which this one made {c.n_cert}"
 
 
 def at_least(value: float) -> str:

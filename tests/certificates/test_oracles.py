@@ -8,6 +8,7 @@ from oracle_checks import (
     TILED,
     Trap,
     chosen_values_hold,
+    early_looks_hold,
     excess_is_that_of_order_statistics,
     flips_are_feared,
     ideal_bounds_hold,
@@ -27,6 +28,11 @@ from smoothsr import SmoothedSR
 @pytest.mark.parametrize("case", CASES)
 def test_ideal_bounds(case):
     assert ideal_bounds_hold(case)
+
+
+@pytest.mark.parametrize("lucky", [False, True])
+def test_rules_that_stop_at_a_look(lucky):
+    assert early_looks_hold(lucky)
 
 
 def test_miss_rates_are_those_of_the_binomial_distribution():

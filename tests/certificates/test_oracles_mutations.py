@@ -5,6 +5,7 @@ import pytest
 from oracle_checks import (
     TILED,
     chosen_values_hold,
+    early_looks_hold,
     excess_is_that_of_order_statistics,
     flips_are_feared,
     from_generator,
@@ -16,7 +17,8 @@ from oracle_checks import (
     steady,  # noqa: F401, a fixture for each test here
 )
 
-from smoothsr.certificates import quantile_bounds, squared_error
+from smoothsr import smoothing
+from smoothsr.certificates import looks, quantile_bounds, squared_error
 from smoothsr.certificates.levels import Levels
 from smoothsr.engine import draws, noise
 
@@ -74,6 +76,10 @@ def by_known_seed(sampler, *arguments, original=draws.observe):
     original(sampler, *arguments)
 
 
+def all_of_alpha(request, *rest, original=looks.plan):
+    return [each._replace(alpha=request.alpha) for each in original(request, *rest)]
+
+
 def noise_on_copies(sampler, index, some):
     rows, columns = sampler.tiles[index]
     patch = sampler.lr[..., rows.first : rows.last, columns.first : columns.last][
@@ -120,6 +126,7 @@ def noise_on_copies(sampler, index, some):
         ),
         (noise, "_fresh", same_again, chosen_values_hold),
         (draws, "observe", by_known_seed, no_seed_helps),
+        (smoothing, "plan", all_of_alpha, early_looks_hold),
     ],
 )
 def test_the_oracles_catch(where, name, mutant, check, monkeypatch):

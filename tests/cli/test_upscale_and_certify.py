@@ -146,7 +146,7 @@ def test_certify_writes_what_it_says(photo, tmp_path, capsys):
 def test_too_few_draws_are_said(photo, tmp_path, capsys):
     assert main(["certify", str(photo), "-o", str(tmp_path / "out"), *QUICK, "--n-cert", "9"]) == 0
     captured = capsys.readouterr()
-    assert "Nothing is guaranteed: 9 draws" in captured.out
+    assert "Nothing is guaranteed of single values: 9 draws" in captured.out
     needed = int(re.search(r"--n-cert (\d+)", captured.out)[1])
     assert (
         main(["certify", str(photo), "-o", str(tmp_path / "out"), *QUICK, "--n-cert", str(needed)])
