@@ -20,6 +20,7 @@ import torch
 __all__ = ["Demand", "fitting", "free_bytes", "largest_tile", "room"]
 
 BATCH = 4 * 2**30  # bytes that the passes of one batch take at most, however much is free
+USED = 0.9  # of a budget that is counted on: allocators hold up to a tenth more than is in use
 LEAST = 8  # side of the smallest tile that is chosen
 CGROUPS = (  # a container's limit, and what it uses of it
     ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
@@ -84,7 +85,7 @@ def largest_tile(demand: Demand, halo: int, room: float) -> int | None:
 def room(budget: float | None, device: torch.device) -> float:
     """How many more bytes may be taken: of a budget for the whole process, or of what is free."""
     free = free_bytes(device)
-    return free if budget is None else min(free, budget - _taken(device))
+    return free if budget is None else min(free, USED * budget - _taken(device))
 
 
 def free_bytes(device: torch.device) -> float:

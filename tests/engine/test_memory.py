@@ -53,5 +53,5 @@ def test_a_budget_is_of_the_whole_process(monkeypatch):
     assert memory.room(1e12, cpu) == 5e9
     assert memory._taken(cpu) > 5e7  # what torch alone takes
     monkeypatch.setattr(memory, "_taken", lambda device: 1.5e9)
-    assert memory.room(4e9, cpu) == 2.5e9
+    assert memory.room(4e9, cpu) == 4e9 * memory.USED - 1.5e9
     assert memory.room(1e9, cpu) < 0
