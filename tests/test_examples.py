@@ -33,33 +33,44 @@ def test_finetune_is_short():
 
 @pytest.fixture
 def recipe(tmp_path, monkeypatch):
-    """The names of examples/train_builtin.py, with three photographs made of one."""
+    """Give the names of one of the recipes, with three photographs made of one."""
     photos = []
     for index in range(3):
         cat = images.read(ROOT / "examples/cat_hr.png").pixels
         path = tmp_path / f"{index}.png"
         images.write(path, images.Picture(cat.repeat(1, 1, 4, 4).flip(index)))
         photos.append(str(path))
-    names = runpy.run_path(str(ROOT / "examples/train_builtin.py"))
-    monkeypatch.setitem(names["main"].__globals__, "fetch", lambda _: photos)
+    monkeypatch.syspath_prepend(ROOT / "examples")
     monkeypatch.delenv("SMOOTHSR_DATA", raising=False)
+
+    def names(name):
+        found = runpy.run_path(str(ROOT / f"examples/{name}.py"))
+        monkeypatch.setitem(found["main"].__globals__, "fetch", lambda _: photos)
+        return found
+
     return names
+
+
+def trained(names, out, monkeypatch, *options):
+    """Run a recipe; return the weights that it wrote."""
+    monkeypatch.setattr(sys, "argv", ["recipe", "--out", str(out), *options])
+    names["main"]()
+    return load_file(out)
 
 
 def test_train_builtin_resumes(recipe, tmp_path, monkeypatch, capsys):
     """It trains as many steps as it is told, in both phases, and goes on where it was."""
     taken, out = [], tmp_path / "net.safetensors"
-    real = recipe["train_step"]
+    names = recipe("train_builtin")
+    real = names["train_step"]
 
     def train_step(run, batch, *, polish, share):
         taken.append((run.step, polish, share))
         return real(run, batch, polish=polish, share=share)
 
-    monkeypatch.setitem(recipe["main"].__globals__, "train_step", train_step)
-    command = ["train_builtin.py", "--out", str(out), "--steps"]
+    monkeypatch.setitem(names["main"].__globals__, "train_step", train_step)
     for more in (["1"], ["2", "--polish", "2"]):
-        monkeypatch.setattr(sys, "argv", [*command, *more])
-        recipe["main"]()
+        trained(names, out, monkeypatch, "--steps", *more)
     assert taken == [(0, False, 0), (1, False, 0.5), (2, True, 0), (3, True, 0.5)]
     assert re.findall(r"step (\d+)", capsys.readouterr().out)[-1] == "4"
     assert adapters.load(out).name.startswith("SRVGGNetCompact")
@@ -69,14 +80,15 @@ def test_train_builtin_resumes(recipe, tmp_path, monkeypatch, capsys):
 
 def test_train_builtin_counts_minutes_of_training(recipe, tmp_path):
     """Its learning rate follows the time that was trained, which a state brings along."""
-    run = recipe["Run"].begin(tmp_path / "none.state")
+    names = recipe("train_builtin")
+    run = names["Run"].begin(names["new_network"](), tmp_path / "none.state")
     length = {"length": 2.0, "polish": 1.0, "unit": "minutes"}
-    options = recipe["Options"](
+    options = names["Options"](
         tmp_path / "net.safetensors", (0.0, 0.1), photos=tmp_path, data=None, **length
     )
     found = []
     for run.seconds in (0.0, 60.0, 120.0, 150.0):
-        found.append(recipe["phase"](options, run))
+        found.append(names["phase"](options, run))
     assert found == [(False, 0), (False, 0.5), (True, 0), (True, 0.5)]
 
 
