@@ -7,6 +7,7 @@ Reference: the CertSR method: pixelwise median randomized smoothing (P. Chiang e
 import copy
 import hashlib
 import math
+import os
 import warnings
 from functools import partial
 from typing import Any, Literal, cast, get_args
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from smoothsr import __version__
+from smoothsr.adapters.denoisers import as_denoiser
 from smoothsr.adapters.transparent import Transparent
 from smoothsr.certificates import quantile_bounds
 from smoothsr.certificates.certificate import Certificate
@@ -47,6 +49,7 @@ from smoothsr.files.parts import Parts
 
 __all__ = ["SmoothedSR", "variant"]
 
+STRENGTH = 1.0  # share of sigma that a denoiser is told
 SAMPLED_TILES = 16  # by which the number of certification draws is chosen
 SAMPLED_DRAWS = 90  # of each of them
 
@@ -75,8 +78,12 @@ class SmoothedSR(Transparent):
             loss of quality (localized smoothing). Ignored where halo is.
         batch_size: Draws in one forward pass; None finds the fastest, and halves it when memory
             runs out.
-        denoiser: A network (B,C,h,w) -> (B,C,h,w) that each noisy patch passes first. Not part of
-            the state_dict.
+        denoiser: What each noisy patch passes first, so that the network sees less noise:
+            "builtin", a file (`smoothsr.adapters.load_denoiser`), or a network (B,C,h,w) ->
+            (B,C,h,w). If its forward has a second argument, that is how strong it takes the noise
+            to be on each pixel, (B,1,h,w). Not part of the state_dict.
+        denoiser_sigma: How strong, in the units of sigma; on the halo, halo_noise times that. None
+            is STRENGTH times sigma.
         seed: Makes the noise of forward the same at every call, for reproducible serving;
             certificates of such a smoother speak of the ideal median only, since an attacker may
             know the noise.
@@ -116,13 +123,14 @@ class SmoothedSR(Transparent):
         tile: int | Literal["auto"] | None = None,
         halo: int = 4,
         batch_size: int | None = None,
-        denoiser: nn.Module | None = None,
+        denoiser: nn.Module | str | os.PathLike[str] | None = None,
         seed: int | None = None,
         lattice: bool = False,
         recompute: bool = False,
         memory: float | None = None,
         antithetic: bool | None = None,
         halo_noise: float = 1.0,
+        denoiser_sigma: float | None = None,
     ) -> None:
         require_module(model)
         if not 0 < sigma < math.inf:
@@ -145,7 +153,8 @@ class SmoothedSR(Transparent):
         # What has been found out of the network, by the shape it was tried on; shared by variants.
         self._reaches = dict[int, Reach]()
         self._footprints = dict[torch.Size, Footprint]()
-        self.denoiser = denoiser
+        self.denoiser = as_denoiser(denoiser, next(model.parameters(), None))
+        self.denoiser_sigma = _strength(denoiser_sigma, self.sigma, self.denoiser is not None)
         self.training = model.training
         convolutional = any(
             isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in model.modules()
@@ -162,6 +171,8 @@ class SmoothedSR(Transparent):
             options += f", antithetic={self.antithetic}"
         options += f", halo_noise={self.halo_noise}" if self.halo_noise > 1 else ""
         options += ", lattice=True" if self.lattice else ""
+        if self.denoiser_sigma is not None:
+            options += f", denoiser_sigma={sigma_text(self.denoiser_sigma)}"
         return options if self.seed is None else f"{options}, seed={self.seed}"
 
     def forward(
@@ -286,11 +297,16 @@ class SmoothedSR(Transparent):
             raise ValueError('tile="auto" is resolved by fitted(lr): pass a number, or None')
         return grid(lr.shape[2], lr.shape[3], self.tile, self.halo, inside=self._inside)
 
-    def base(self, patches: Tensor) -> Tensor:
+    def base(self, patches: Tensor, sigma: Tensor | None = None) -> Tensor:
         """Run the base predictor on noisy patches: denoiser, network, output clamped to [0, 1]; at
         least float32.
+
+        Args:
+            patches: (b,C,h,w).
+            sigma: Standard deviation of their noise, (b,1,h,w) or of no axes; None: that of the
+                smoother everywhere.
         """
-        outputs = self.model(patches if self.denoiser is None else self.denoiser(patches))
+        outputs = self.model(self._denoised(patches, sigma))
         if not (isinstance(outputs, Tensor) and outputs.ndim == 4 and len(outputs) == len(patches)):
             raise ValueError(
                 "the model must return (B,C,H,W), got "
@@ -305,6 +321,12 @@ class SmoothedSR(Transparent):
                 "input range"
             )
         return torch.clamp(outputs if outputs.dtype == torch.float64 else outputs.float(), 0, 1)
+
+    def _denoised(self, patches: Tensor, sigma: Tensor | None) -> Tensor:
+        if self.denoiser is None or self.denoiser_sigma is None:
+            return patches
+        level = patches.new_tensor(self.sigma) if sigma is None else sigma
+        return self.denoiser(patches, level * (self.denoiser_sigma / self.sigma))
 
     def certify(
         self,
@@ -396,6 +418,7 @@ class SmoothedSR(Transparent):
             dtype=_precision_text(lr),
             input_digest=digest([lr]),
             weights_digest=fingerprint(*self.children()),
+            denoiser_sigma=self.denoiser_sigma,
         )
         return certificate.as_mean() if self.agg == "mean" and kind != "levels" else certificate
 
@@ -509,6 +532,17 @@ def variant(smoothed: SmoothedSR, **options: Any) -> SmoothedSR:
     other = copy.copy(smoothed)
     vars(other).update(options)
     return other
+
+
+def _strength(denoiser_sigma: float | None, sigma: float, denoised: bool) -> float | None:
+    """Settle what a denoiser is told; None without one."""
+    if denoiser_sigma is None:
+        return STRENGTH * sigma if denoised else None
+    if not denoised:
+        raise ValueError("denoiser_sigma is what a denoiser is told: pass denoiser as well")
+    if not 0 <= denoiser_sigma < math.inf:
+        raise ValueError(f"denoiser_sigma must be at least 0 and finite, got {denoiser_sigma}")
+    return float(denoiser_sigma)
 
 
 def _too_little(demand: Demand, halo: int, room: float) -> str:

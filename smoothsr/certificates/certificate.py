@@ -85,7 +85,8 @@ class Certificate:
     lattice: bool
     dtype: str  # precision that the predictor ran in
     input_digest: str  # SHA-256 of the input
-    weights_digest: str  # SHA-256 of the network's weights
+    weights_digest: str  # SHA-256 of the weights of network and denoiser
+    denoiser_sigma: float | None = None  # what the denoiser is told; None without one
 
     @property
     def sr(self) -> Tensor:
