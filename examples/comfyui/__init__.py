@@ -54,6 +54,8 @@ class SmoothUpscale:
             "max": 256,
             "tooltip": "pixels read beyond a tile; seams show where it is too small",
         }
+        strength = "how strong the denoiser takes the noise to be; 0: the usual"
+        denoiser_sigma = {**sigma, "default": 0.0, "min": 0.0, "tooltip": strength}
         # Without the last, ComfyUI would change an input of this name after every run.
         seed = {
             "default": 0,
@@ -72,7 +74,11 @@ class SmoothUpscale:
                 "tile": ("INT", tile),
                 "halo": ("INT", halo),
                 "seed": ("INT", seed),
-            }
+            },
+            "optional": {  # so that workflows that were saved without them still run
+                "denoiser": (["none", "builtin"],),
+                "denoiser_sigma": ("FLOAT", denoiser_sigma),
+            },
         }
 
     @classmethod
@@ -92,6 +98,8 @@ class SmoothUpscale:
         tile: int,
         halo: int,
         seed: int,
+        denoiser: str = "none",
+        denoiser_sigma: float = 0.0,
     ) -> tuple[torch.Tensor]:
         """Smooth the descriptor's network: the descriptor itself clamps its output and is no
         nn.Module.
@@ -105,6 +113,8 @@ class SmoothUpscale:
             tile: Side of the tiles in pixels of the input, 0 for the whole image.
             halo: Pixels that are read beyond a tile.
             seed: 0 for fresh noise.
+            denoiser: What noisy copies pass before the network: "builtin", or "none".
+            denoiser_sigma: How strong it takes the noise to be; 0 for the usual.
 
         Returns:
             One image batch (B,s*H,s*W,C) in [0, 1].
@@ -127,6 +137,7 @@ class SmoothUpscale:
             tile=tile or None,
             halo=halo,
             seed=seed or None,
+            **_before(denoiser, denoiser_sigma),
         )
         home = upscale_model.device
         device, progress = home, None
@@ -146,6 +157,11 @@ class SmoothUpscale:
         finally:
             upscale_model.to(home)
         return (sr.movedim(1, -1).to(image.device),)
+
+
+def _before(denoiser: str, sigma: float) -> dict[str, Any]:
+    """Make SmoothedSR's options of the node's."""
+    return {} if denoiser == "none" else {"denoiser": denoiser, "denoiser_sigma": sigma or None}
 
 
 NODE_CLASS_MAPPINGS = {"SmoothUpscaleWithModel": SmoothUpscale}

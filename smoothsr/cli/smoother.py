@@ -7,7 +7,8 @@ from typing import Literal
 from smoothsr import SmoothedSR
 from smoothsr.adapters import LoadedSR
 from smoothsr.adapters.fitted import padding_advice
-from smoothsr.cli.loading import for_channels
+from smoothsr.cli.errors import UserError
+from smoothsr.cli.loading import Networks, for_channels
 from smoothsr.engine.arguments import settled_draws
 from smoothsr.engine.lattice import on_lattice
 from smoothsr.engine.noise import sigma_text
@@ -18,8 +19,8 @@ __all__ = ["SmootherOptions", "print_padding_advice", "smoother"]
 
 @dataclass(frozen=True)
 class SmootherOptions:
-    """What defines the predictor (sigma, n, agg, antithetic, tile, halo, precision), and how it is
-    run.
+    """What defines the predictor (sigma, n, agg, antithetic, tile, halo, denoiser, precision), and
+    how it is run.
     """
 
     sigma: float
@@ -34,14 +35,19 @@ class SmootherOptions:
     antithetic: bool = False
     halo_noise: float = 1.0
     lattice: bool | None = None  # None: if all values are whole 8-bit steps
+    denoiser: str = "none"
+    denoiser_sigma: float | None = None
 
     @classmethod
     def of(cls, args: Namespace) -> "SmootherOptions":
         """Take them from the command line, where tile 0 means none.
 
         Raises:
+            UserError: If a denoiser's strength is given without one.
             ValueError: If pairs are wanted of another statistic than the mean.
         """
+        if args.denoiser == "none" and args.denoiser_sigma is not None:
+            raise UserError("--denoiser-sigma is what a denoiser is told: add --denoiser builtin")
         n, antithetic = settled_draws(args.n, args.agg, args.antithetic)
         return cls(
             sigma=args.sigma,
@@ -56,6 +62,8 @@ class SmootherOptions:
             memory=getattr(args, "memory", None),
             antithetic=antithetic,
             lattice=args.lattice,
+            denoiser=args.denoiser,
+            denoiser_sigma=args.denoiser_sigma,
         )
 
     @property
@@ -68,17 +76,20 @@ class SmootherOptions:
         agg = self.agg
         if agg == "mean":
             agg += " --antithetic" if self.antithetic else " --no-antithetic"
+        denoiser = f" --denoiser {self.denoiser}" if self.denoiser != "none" else ""
+        if self.denoiser_sigma is not None:
+            denoiser += f" --denoiser-sigma {sigma_text(self.denoiser_sigma)}"
         lattice = {None: "", True: " --lattice", False: " --no-lattice"}[self.lattice]
         return (
-            f"--sigma {sigma_text(self.sigma)} -n {self.n} --agg {agg} {tile} "
+            f"--sigma {sigma_text(self.sigma)} -n {self.n} --agg {agg} {tile}{denoiser} "
             f"--precision {self.precision}{lattice}"
         )
 
 
-def smoother(options: SmootherOptions, loaded: LoadedSR, picture: Picture) -> SmoothedSR:
+def smoother(options: SmootherOptions, networks: Networks, picture: Picture) -> SmoothedSR:
     """Wrap the network for a picture as the options say."""
     return SmoothedSR(
-        for_channels(loaded, picture.pixels.shape[1]),
+        for_channels(networks.sr, picture.pixels.shape[1]),
         options.sigma,
         options.n,
         options.agg,
@@ -89,6 +100,8 @@ def smoother(options: SmootherOptions, loaded: LoadedSR, picture: Picture) -> Sm
         seed=options.seed,
         memory=options.memory,
         antithetic=options.antithetic,
+        denoiser=networks.before,
+        denoiser_sigma=options.denoiser_sigma,
         lattice=on_lattice(picture.pixels) if options.lattice is None else options.lattice,
     )
 
