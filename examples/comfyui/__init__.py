@@ -26,44 +26,18 @@ class SmoothUpscale:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the inputs, as ComfyUI asks for them."""
-        sigma = {
-            "default": 0.03,
-            "min": 0.001,
-            "max": 1.0,
-            "step": 0.001,
-            "round": 0.001,
-            "tooltip": "noise, for values in 0..1",
-        }
-        n = {
-            "default": 21,
-            "min": 1,
-            "max": 999,
-            "step": 2,
-            "tooltip": "noisy copies, odd for the median; the mean does with 7",
-        }
-        tile = {
-            "default": 256,
-            "min": 0,
-            "max": 8192,
-            "step": 8,
-            "tooltip": "pixels of the input; 0: the whole image at once",
-        }
-        halo = {
-            "default": 16,
-            "min": 0,
-            "max": 256,
-            "tooltip": "pixels read beyond a tile; seams show where it is too small",
-        }
-        strength = "how strong the denoiser takes the noise to be; 0: the usual"
-        denoiser_sigma = {**sigma, "default": 0.0, "min": 0.0, "tooltip": strength}
+        fine = {"step": 0.001, "round": 0.001}
+        sigma = _number(0.03, (0.001, 1.0), "noise, for values in 0..1", **fine)
+        copies = "noisy copies, odd for the median; the mean does with 7"
+        n = _number(21, (1, 999), copies, step=2)
+        tile = _number(256, (0, 8192), "pixels of the input; 0: the whole image at once", step=8)
+        seams = "pixels read beyond a tile; seams show where it is too small"
+        halo = _number(16, (0, 256), seams)
         # Without the last, ComfyUI would change an input of this name after every run.
-        seed = {
-            "default": 0,
-            "min": 0,
-            "max": 2**53 - 1,
-            "control_after_generate": False,
-            "tooltip": "0: fresh noise at every run",
-        }
+        fresh = "0: fresh noise at every run"
+        seed = _number(0, (0, 2**53 - 1), fresh, control_after_generate=False)
+        strength = "how strong the denoiser takes the noise to be; 0: the usual"
+        denoiser_sigma = _number(0.0, (0.0, 1.0), strength, **fine)
         return {
             "required": {
                 "upscale_model": ("UPSCALE_MODEL",),
@@ -157,6 +131,14 @@ class SmoothUpscale:
         finally:
             upscale_model.to(home)
         return (sr.movedim(1, -1).to(image.device),)
+
+
+def _number(
+    default: float, limits: tuple[float, float], tooltip: str, **options: Any
+) -> dict[str, Any]:
+    """Declare the input of a number."""
+    least, most = limits
+    return {"default": default, "min": least, "max": most, "tooltip": tooltip, **options}
 
 
 def _before(denoiser: str, sigma: float) -> dict[str, Any]:
