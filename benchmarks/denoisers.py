@@ -32,7 +32,7 @@ NETWORKS = (
     "RealESRGAN_x4plus.pth",
 )
 SIGMAS = (0.03, 0.05)
-SHARES = (0.5, 0.75, 1.0, 1.25)
+SHARES = (0.5, 0.6, 0.7, 0.85, 1.0)
 EPS = 1 / 255
 STEPS = 10  # of each PGD in the search for the worst attack
 CUT: dict[str, Any] = {"tile": 4, "halo": 1, "halo_noise": 2.0}  # of what is certified

@@ -1,6 +1,6 @@
 """Train the built-in denoiser: 238 k parameters, photographs from Debian's wallpaper packages.
 
-    train_denoiser.py --steps 16000 --out denoiser.safetensors
+    train_denoiser.py --steps 11000 --out denoiser.safetensors
 
 A run may be cut off at any time: the same command goes on from `OUT.state`, written once a minute.
 The learning rate follows a cosine over the steps, or over --minutes of training.
