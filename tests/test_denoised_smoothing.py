@@ -53,8 +53,9 @@ def test_the_denoiser_is_told_the_noise_that_there_is(batch, lattice):
     n, told = 1201, Told()
     lr = image(channels=3) if not lattice else torch.full((1, 3, 5, 6), 128 / 255)
     cut = {"tile": 2, "halo": 1, "halo_noise": HALO_NOISE, "batch_size": batch}
+    cut |= {"denoiser": told, "denoiser_sigma": SIGMA}
     with torch.no_grad():
-        SmoothedSR(nn.Identity().eval(), SIGMA, n, denoiser=told, lattice=lattice, **cut)(lr)
+        SmoothedSR(nn.Identity().eval(), SIGMA, n, lattice=lattice, **cut)(lr)
     patches, levels = (each.view(-1, n, *each.shape[1:]) for each in told.all)
     tiles = grid(5, 6, 2, 1)
     assert len(patches) == len(tiles)
@@ -73,13 +74,13 @@ def test_the_strength_is_told_in_place_of_sigma(strength, halo_noise):
         nn.Identity().eval(), SIGMA, 3, denoiser=told, denoiser_sigma=strength, **cut
     )
     expected = smoothed.denoiser_sigma
-    assert expected == (strength if strength is not None else pytest.approx(SIGMA))
+    assert expected == (strength if strength is not None else pytest.approx(0.6 * SIGMA))
     smoothed(image(4, 8))
     _, levels = told.all
     assert levels.min().item() == pytest.approx(expected)
     assert levels.max().item() == pytest.approx(halo_noise * expected)
     smoothed.base(image())
-    assert torch.equal(told.levels[-1], torch.full((1, 1, 5, 6), expected))
+    torch.testing.assert_close(told.levels[-1], torch.full((1, 1, 5, 6), expected))
 
 
 def test_output_is_that_of_denoised_patches():
@@ -129,11 +130,11 @@ def test_the_certificate_tells_strength_and_denoiser(tmp_path):
     plain, first = certified(), certified(denoiser=Subtract().eval())
     second = certified(denoiser=Subtract().eval(), denoiser_sigma=0.02)
     other = certified(denoiser=Told())
-    assert [each.denoiser_sigma for each in (plain, first, second)] == [None, 0.1, 0.02]
+    assert [each.denoiser_sigma for each in (plain, first, second)] == [None, 0.06, 0.02]
     assert first.weights_digest == second.weights_digest
     assert len({each.weights_digest for each in (plain, first, other)}) == 3
     first.save(tmp_path / "c.npz")
-    assert Certificate.load(tmp_path / "c.npz").denoiser_sigma == 0.1
+    assert Certificate.load(tmp_path / "c.npz").denoiser_sigma == 0.06
     assert second.summary()["denoiser_sigma"] == 0.02
     assert (first.sr < second.sr).any()
 

@@ -405,7 +405,7 @@ def _denoiser(command: argparse.ArgumentParser, several: bool = False) -> None:
     command.add_argument(
         "--denoiser-sigma",
         type=deviation,
-        help="how strong it takes the noise to be: less keeps more detail (default: sigma)",
+        help="how strong it takes the noise to be: less keeps more detail (default: .6 sigma)",
     )
 
 

@@ -182,7 +182,7 @@ def test_sweep(tmp_path, capsys):
     assert run("sweep", "--hr", hr, "-o", tmp_path / "c", *certified) == 0
     assert [*rows(tmp_path / "c", "sweep")] == [(0.05, "none"), (0.05, "builtin")]
     files = [Certificate.load(path) for path in (tmp_path / "c/parts").glob("*.npz")]
-    assert {each.denoiser_sigma for each in files} == {None, 0.05}
+    assert {each.denoiser_sigma for each in files} == {None, 0.03}
 
 
 @pytest.mark.parametrize("command", ["upscale", "certify", "attack", "evaluate", "sweep"])
