@@ -4,14 +4,15 @@ to be?
     python benchmarks/denoisers.py > benchmarks/denoisers.md      # all, about half an hour
     python benchmarks/denoisers.py certified --networks spanx4_ch48.pth
 
-Four tables: quality over Set5; strengths, as shares of sigma, over five networks; the worst attack
-found; and what is certified. The noise of every row is that of one seed.
+Quality over Set5; strengths, as shares of sigma, over five networks; the worst attack found; what
+is certified; and the denoiser's time. The noise of every row is that of one seed.
 """
 
 import argparse
 import itertools
 import statistics
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,7 +24,7 @@ from smoothsr import SmoothedSR, adapters, attacks
 from smoothsr.adapters.denoisers import Denoiser
 from smoothsr.metrics import psnr
 
-PARTS = ("quality", "strengths", "attack", "certified")
+PARTS = ("quality", "strengths", "attack", "certified", "time")
 NETWORKS = (
     "spanx4_ch48.pth",
     "DITN_Real_x4.pth",
@@ -49,11 +50,12 @@ def main() -> None:
     args = parser.parse_args()
     if unknown := {*args.part} - {*PARTS}:
         parser.error(f"no part is called {sorted(unknown)[0]}: use {', '.join(PARTS)}")
-    tables = {
+    tables: dict[str, Callable[[], Iterator[str]]] = {
         "quality": partial(quality, args.networks[0]),
         "strengths": partial(strengths, args.networks),
         "attack": partial(worst_attack, args.networks),
         "certified": partial(certified, args.networks, args.n_cert),
+        "time": duration,
     }
     for part in args.part:
         for line in tables[part]():
@@ -172,6 +174,31 @@ def certified(names: Sequence[str], n_cert: int) -> Iterator[str]:
         )
         clean = psnr(certificate.sr, hr).item()
         yield line(name, kind, *(f"{value:.2f}" for value in (clean, own, true)))
+
+
+@torch.no_grad()
+def duration() -> Iterator[str]:
+    """Batches of whole patches and of certificates' patches, run in turns."""
+    yield "Time of the built-in denoiser over that of the built-in network, medians of 15 runs in"
+    yield "turns\n"
+    yield line("patches", "share")
+    yield "|---|---|"
+    network = adapters.load("builtin").model.to(memory_format=torch.channels_last)
+    denoiser = adapters.load_denoiser("builtin").model.to(memory_format=torch.channels_last)
+    sigma = torch.tensor(0.03)
+    for count, side in ((8, 64), (64, 12), (256, 6)):
+        noisy = torch.rand(count, 3, side, side).to(memory_format=torch.channels_last)
+        runs = (partial(denoiser, noisy, sigma), partial(network, noisy))
+        seconds = [[seconds_of(run) for run in runs] for _ in range(15)]
+        first, second = (statistics.median(each) for each in zip(*seconds, strict=True))
+        yield line(f"{count} of {side}x{side}", f"{first / second:.2f}")
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """Time one run."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":
