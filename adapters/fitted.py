@@ -21,6 +21,7 @@ __all__ = [
     "extend",
     "fill",
     "fit",
+    "padded",
     "padded_side",
     "padding_advice",
     "padding_share",
@@ -174,6 +175,14 @@ def extend(x: Tensor, axis: int, size: int) -> Tensor:
         mirrored = x.flip(axis).narrow(axis, border, min(missing, x.shape[axis] - border))
         x = torch.cat([x, mirrored], axis)
     return x
+
+
+def padded(x: Tensor, multiple_of: int) -> Tensor:
+    """Continue images (B,C,h,w) by reflection, at their right and lower side, until both sides are
+    multiples of a number.
+    """
+    height, width = (padded_side(side, multiple_of, 1) for side in x.shape[-2:])
+    return extend(extend(x, -2, height), -1, width)
 
 
 def padded_side(side: int, multiple_of: int, minimum_size: int) -> int:

@@ -14,7 +14,7 @@ from . import basicsr_archs, builtin, edsr, own_class, probe, resselt, spandrel,
 from .checkpoint import CheckpointError, State, describe, read, spellings
 from .fitted import ANOTHER, Found, fit
 
-__all__ = ["ADAPTERS", "Adapter", "LoadedSR", "available", "load"]
+__all__ = ["ADAPTERS", "Adapter", "LoadedSR", "available", "detect", "load"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ ADAPTERS = (
         "more architectures, of resselt: RTMoSR, MoSRv2, GateR, FIGSR, SPANPlus, EIMN ...",
     ),
 )
+
+ADVICE = f"pass arch='torchsr:NAME', {ANOTHER}; or give the network to SmoothedSR yourself"
 
 # What builds a network that arch names by its family.
 FAMILIES = {"torchsr": torchsr.build, "basicsr": basicsr_archs.build}
@@ -213,7 +215,7 @@ def _find(source: str, arch: str | None, scale: int | None) -> tuple[Found, str 
         )
     state, sha256 = read(path)
     states = spellings(state)
-    return build(states, scale) if build else _detect(states, scale), sha256
+    return build(states, scale) if build else detect(states, scale), sha256
 
 
 def _builder(arch: str) -> Callable[[Sequence[State], int | None], Found]:
@@ -229,10 +231,25 @@ def _builder(arch: str) -> Callable[[Sequence[State], int | None], Found]:
     )
 
 
-def _detect(states: Sequence[State], scale: int | None) -> Found:
-    """Ask one adapter after the other."""
+def detect(
+    states: Sequence[State],
+    scale: int | None,
+    adapters: Sequence[Adapter] = ADAPTERS,
+    advice: str = ADVICE,
+) -> Found:
+    """Ask one adapter after the other which network a state dict is.
+
+    Args:
+        states: The state dict under several readings of its keys.
+        scale: What the user named, if anything.
+        adapters: Who is asked.
+        advice: What to do where none knows it.
+
+    Raises:
+        CheckpointError: If none knows it, or one does and can't build it.
+    """
     untried = []
-    for adapter in ADAPTERS:
+    for adapter in adapters:
         try:
             found = _ask(adapter, states, scale)
         except ImportError as error:
@@ -240,15 +257,8 @@ def _detect(states: Sequence[State], scale: int | None) -> Found:
             continue
         if found:
             return found
-    raise CheckpointError(
-        "; ".join(
-            [
-                f"no network that is installed here has its keys: {describe(states[-1])}",
-                *untried,
-                f"pass arch='torchsr:NAME', {ANOTHER}; or give the network to SmoothedSR yourself",
-            ]
-        )
-    )
+    unknown = f"no network that is installed here has its keys: {describe(states[-1])}"
+    raise CheckpointError("; ".join([unknown, *untried, advice]))
 
 
 def _ask(adapter: Adapter, states: Sequence[State], scale: int | None) -> Found | None:

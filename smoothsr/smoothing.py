@@ -7,6 +7,7 @@ Reference: the CertSR method: pixelwise median randomized smoothing (P. Chiang e
 import copy
 import hashlib
 import math
+import os
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from smoothsr import __version__
+from smoothsr.adapters.denoisers import as_denoiser
 from smoothsr.adapters.transparent import Transparent
 from smoothsr.certificates.certificate import Certificate
 from smoothsr.certificates.draw_parts import served_parts, share_draws
@@ -49,6 +51,7 @@ from smoothsr.files.parts import Parts
 
 __all__ = ["SmoothedSR", "variant"]
 
+STRENGTH = 0.6  # share of sigma that a denoiser is told, chosen by benchmarks/denoisers.py
 SAMPLED_TILES = 16  # by which the number of certification draws is chosen
 SAMPLED_DRAWS = 90  # of each of them
 
@@ -77,8 +80,13 @@ class SmoothedSR(Transparent):
             loss of quality (localized smoothing). Ignored where halo is.
         batch_size: Draws in one forward pass; None finds the fastest, and halves it when memory
             runs out.
-        denoiser: A network (B,C,h,w) -> (B,C,h,w) that each noisy patch passes first. Not part of
-            the state_dict.
+        denoiser: What each noisy patch passes first, so that the network sees less noise:
+            "builtin", a file (`smoothsr.adapters.load_denoiser`), or a network (B,C,h,w) ->
+            (B,C,h,w). If its forward has a second argument, that is how strong it takes the noise
+            to be on each pixel, (B,1,h,w). Not part of the state_dict.
+        denoiser_sigma: How strong, in the units of sigma; on the halo, halo_noise times that. None
+            is 0.6 times sigma, which keeps more detail: the statistic of the draws removes the
+            noise that is left.
         seed: Makes the noise of forward the same at every call, for reproducible serving;
             certificates of such a smoother speak of the ideal median only, since an attacker may
             know the noise.
@@ -118,13 +126,14 @@ class SmoothedSR(Transparent):
         tile: int | Literal["auto"] | None = None,
         halo: int = 4,
         batch_size: int | None = None,
-        denoiser: nn.Module | None = None,
+        denoiser: nn.Module | str | os.PathLike[str] | None = None,
         seed: int | None = None,
         lattice: bool = False,
         recompute: bool = False,
         memory: float | None = None,
         antithetic: bool | None = None,
         halo_noise: float = 1.0,
+        denoiser_sigma: float | None = None,
     ) -> None:
         require_module(model)
         if not 0 < sigma < math.inf:
@@ -147,7 +156,8 @@ class SmoothedSR(Transparent):
         # What has been found out of the network, by the shape it was tried on; shared by variants.
         self._reaches = dict[int, Reach]()
         self._footprints = dict[torch.Size, Footprint]()
-        self.denoiser = denoiser
+        self.denoiser = as_denoiser(denoiser, next(model.parameters(), None))
+        self.denoiser_sigma = _strength(denoiser_sigma, self.sigma, self.denoiser is not None)
         self.training = model.training
         compiled = _is_compiled(model)
         convolutional = not compiled and any(  # a compiler chooses the layout itself
@@ -165,6 +175,8 @@ class SmoothedSR(Transparent):
             options += f", antithetic={self.antithetic}"
         options += f", halo_noise={self.halo_noise}" if self.halo_noise > 1 else ""
         options += ", lattice=True" if self.lattice else ""
+        if self.denoiser_sigma is not None:
+            options += f", denoiser_sigma={sigma_text(self.denoiser_sigma)}"
         return options if self.seed is None else f"{options}, seed={self.seed}"
 
     def forward(
@@ -291,11 +303,16 @@ class SmoothedSR(Transparent):
             raise ValueError('tile="auto" is resolved by fitted(lr): pass a number, or None')
         return grid(lr.shape[2], lr.shape[3], self.tile, self.halo, inside=self._inside)
 
-    def base(self, patches: Tensor) -> Tensor:
+    def base(self, patches: Tensor, sigma: Tensor | None = None) -> Tensor:
         """Run the base predictor on noisy patches: denoiser, network, output clamped to [0, 1]; at
         least float32.
+
+        Args:
+            patches: (b,C,h,w).
+            sigma: Standard deviation of their noise, (b,1,h,w) or of no axes; None: that of the
+                smoother everywhere.
         """
-        outputs = self.model(patches if self.denoiser is None else self.denoiser(patches))
+        outputs = self.model(self._denoised(patches, sigma))
         if not (isinstance(outputs, Tensor) and outputs.ndim == 4 and len(outputs) == len(patches)):
             raise ValueError(
                 "the model must return (B,C,H,W), got "
@@ -303,6 +320,12 @@ class SmoothedSR(Transparent):
             )
         _require_finite(outputs.detach())
         return torch.clamp(outputs if outputs.dtype == torch.float64 else outputs.float(), 0, 1)
+
+    def _denoised(self, patches: Tensor, sigma: Tensor | None) -> Tensor:
+        if self.denoiser is None or self.denoiser_sigma is None:
+            return patches
+        level = patches.new_tensor(self.sigma) if sigma is None else sigma
+        return self.denoiser(patches, level * (self.denoiser_sigma / self.sigma))
 
     def certify(
         self,
@@ -434,6 +457,7 @@ class SmoothedSR(Transparent):
             dtype=_precision_text(lr),
             input_digest=digest([lr]),
             weights_digest=fingerprint(*self.children()),
+            denoiser_sigma=self.denoiser_sigma,
             looks=looks,
         )
         if self.agg == "mean" and request.kind != "levels":
@@ -572,6 +596,17 @@ def _require_finite(outputs: Tensor) -> None:
         raise draws.NotFiniteError(
             "the model's output has NaN or infinite values; check its precision and its input range"
         )
+
+
+def _strength(denoiser_sigma: float | None, sigma: float, denoised: bool) -> float | None:
+    """Settle what a denoiser is told; None without one."""
+    if denoiser_sigma is None:
+        return STRENGTH * sigma if denoised else None
+    if not denoised:
+        raise ValueError("denoiser_sigma is what a denoiser is told: pass denoiser as well")
+    if not 0 <= denoiser_sigma < math.inf:
+        raise ValueError(f"denoiser_sigma must be at least 0 and finite, got {denoiser_sigma}")
+    return float(denoiser_sigma)
 
 
 def _too_little(demand: Demand, halo: int, room: float) -> str:

@@ -146,8 +146,13 @@ def truth(
     exact = cast(Oracle, copy.deepcopy(net).double())
     tiles, batching = grid(shape[2], shape[3], tile, halo), Batching(1, False)
 
+    def linear_part(patches: Tensor, _: Tensor) -> Tensor:
+        return exact.linear(patches)
+
     def linear(x: Tensor) -> Tensor:
-        sampler = draws.Sampler(exact.linear, x.view(shape), tiles, Noise(0.0, 0), batching)
+        sampler = draws.Sampler(
+            lambda patches, _: exact.linear(patches), x.view(shape), tiles, Noise(0.0, 0), batching
+        )
         return draws.smooth(sampler, 1, None)
 
     units = torch.eye(math.prod(shape), dtype=torch.float64)

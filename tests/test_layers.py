@@ -203,6 +203,7 @@ def test_signatures_that_others_rely_on():
         "memory",
         "antithetic",
         "halo_noise",
+        "denoiser_sigma",
     ]
     assert parameters(smoothed.certify)[:5] == ["lr", "n", "alpha", "levels", "scope"]
     assert parameters(certificate.bounds) == ["radius", "predictor", "beta", "per", "rounded"]

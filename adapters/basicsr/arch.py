@@ -30,9 +30,13 @@ class SmoothedSR(smoothing.SmoothedSR):
         halo: LR pixels that a patch reads beyond its tile on every side.
         halo_noise: How many times sigma the noise on the halo is.
         antithetic: Whether the mean's draws come in pairs of opposite noise; None: yes.
+        denoiser: What noisy patches pass before the network in eval mode: "builtin" or a file;
+            None: nothing. Not part of checkpoints.
+        denoiser_sigma: How strong it takes the noise to be; None: the usual.
 
     Raises:
         KeyError: If no such architecture is registered.
+        OSError: If there is no such denoiser.
         ValueError: If an argument is out of its range, or arch has a window_size without an
             upscale.
     """
@@ -47,6 +51,8 @@ class SmoothedSR(smoothing.SmoothedSR):
         halo: int = 4,
         halo_noise: float = 1.0,
         antithetic: bool | None = None,
+        denoiser: str | None = None,
+        denoiser_sigma: float | None = None,
     ) -> None:
         network = build_network(arch)
         if "window_size" in arch:
@@ -64,6 +70,7 @@ class SmoothedSR(smoothing.SmoothedSR):
             )
             network = Fitted(found)
         options: dict[str, Any] = {"tile": tile, "halo": halo, "halo_noise": halo_noise}
+        options |= {"denoiser": denoiser, "denoiser_sigma": denoiser_sigma}
         super().__init__(network, float(sigma), n, agg, antithetic=antithetic, **options)
 
     def forward(self, lr: Tensor, **options: Any) -> Tensor:

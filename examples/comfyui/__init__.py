@@ -26,42 +26,18 @@ class SmoothUpscale:
     @classmethod
     def INPUT_TYPES(cls) -> dict[str, Any]:
         """Declare the inputs, as ComfyUI asks for them."""
-        sigma = {
-            "default": 0.03,
-            "min": 0.001,
-            "max": 1.0,
-            "step": 0.001,
-            "round": 0.001,
-            "tooltip": "noise, for values in 0..1",
-        }
-        n = {
-            "default": 21,
-            "min": 1,
-            "max": 999,
-            "step": 2,
-            "tooltip": "noisy copies, odd for the median; the mean does with 7",
-        }
-        tile = {
-            "default": 256,
-            "min": 0,
-            "max": 8192,
-            "step": 8,
-            "tooltip": "pixels of the input; 0: the whole image at once",
-        }
-        halo = {
-            "default": 16,
-            "min": 0,
-            "max": 256,
-            "tooltip": "pixels read beyond a tile; seams show where it is too small",
-        }
+        fine = {"step": 0.001, "round": 0.001}
+        sigma = _number(0.03, (0.001, 1.0), "noise, for values in 0..1", **fine)
+        copies = "noisy copies, odd for the median; the mean does with 7"
+        n = _number(21, (1, 999), copies, step=2)
+        tile = _number(256, (0, 8192), "pixels of the input; 0: the whole image at once", step=8)
+        seams = "pixels read beyond a tile; seams show where it is too small"
+        halo = _number(16, (0, 256), seams)
         # Without the last, ComfyUI would change an input of this name after every run.
-        seed = {
-            "default": 0,
-            "min": 0,
-            "max": 2**53 - 1,
-            "control_after_generate": False,
-            "tooltip": "0: fresh noise at every run",
-        }
+        fresh = "0: fresh noise at every run"
+        seed = _number(0, (0, 2**53 - 1), fresh, control_after_generate=False)
+        strength = "how strong the denoiser takes the noise to be; 0: the usual"
+        denoiser_sigma = _number(0.0, (0.0, 1.0), strength, **fine)
         return {
             "required": {
                 "upscale_model": ("UPSCALE_MODEL",),
@@ -72,7 +48,11 @@ class SmoothUpscale:
                 "tile": ("INT", tile),
                 "halo": ("INT", halo),
                 "seed": ("INT", seed),
-            }
+            },
+            "optional": {  # so that workflows that were saved without them still run
+                "denoiser": (["none", "builtin"],),
+                "denoiser_sigma": ("FLOAT", denoiser_sigma),
+            },
         }
 
     @classmethod
@@ -92,6 +72,8 @@ class SmoothUpscale:
         tile: int,
         halo: int,
         seed: int,
+        denoiser: str = "none",
+        denoiser_sigma: float = 0.0,
     ) -> tuple[torch.Tensor]:
         """Smooth the descriptor's network: the descriptor itself clamps its output and is no
         nn.Module.
@@ -105,6 +87,8 @@ class SmoothUpscale:
             tile: Side of the tiles in pixels of the input, 0 for the whole image.
             halo: Pixels that are read beyond a tile.
             seed: 0 for fresh noise.
+            denoiser: What noisy copies pass before the network: "builtin", or "none".
+            denoiser_sigma: How strong it takes the noise to be; 0 for the usual.
 
         Returns:
             One image batch (B,s*H,s*W,C) in [0, 1].
@@ -127,6 +111,7 @@ class SmoothUpscale:
             tile=tile or None,
             halo=halo,
             seed=seed or None,
+            **_before(denoiser, denoiser_sigma),
         )
         home = upscale_model.device
         device, progress = home, None
@@ -146,6 +131,19 @@ class SmoothUpscale:
         finally:
             upscale_model.to(home)
         return (sr.movedim(1, -1).to(image.device),)
+
+
+def _number(
+    default: float, limits: tuple[float, float], tooltip: str, **options: Any
+) -> dict[str, Any]:
+    """Declare the input of a number."""
+    least, most = limits
+    return {"default": default, "min": least, "max": most, "tooltip": tooltip, **options}
+
+
+def _before(denoiser: str, sigma: float) -> dict[str, Any]:
+    """Make SmoothedSR's options of the node's."""
+    return {} if denoiser == "none" else {"denoiser": denoiser, "denoiser_sigma": sigma or None}
 
 
 NODE_CLASS_MAPPINGS = {"SmoothUpscaleWithModel": SmoothUpscale}

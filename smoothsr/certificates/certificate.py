@@ -85,7 +85,8 @@ class Certificate:
     lattice: bool
     dtype: str  # precision that the predictor ran in
     input_digest: str  # SHA-256 of the input
-    weights_digest: str  # SHA-256 of the network's weights
+    weights_digest: str  # SHA-256 of the weights of network and denoiser
+    denoiser_sigma: float | None = None  # what the denoiser is told; None without one
     # How many looks were planned, each at an equal share of alpha: the draws went on up to the
     # first that was enough. Older files are of one.
     looks: int = 1

@@ -15,13 +15,12 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from smoothsr import Certificate, SmoothedSR, __version__
-from smoothsr.adapters import LoadedSR
 from smoothsr.attacks import gradient_memory
 from smoothsr.attacks.views import seed_of, serve
 from smoothsr.certificates import check
 from smoothsr.cli.devices import autocast, reproducible
 from smoothsr.cli.errors import UserError
-from smoothsr.cli.loading import NetworkOptions, load
+from smoothsr.cli.loading import NetworkOptions, Networks, load
 from smoothsr.cli.reference import read_reference
 from smoothsr.cli.smoother import SmootherOptions, smoother
 from smoothsr.engine.lattice import snapped
@@ -133,14 +132,14 @@ def run(args: argparse.Namespace) -> int:
     _settle(args, certificate)
     options = AttackOptions.of(args)
     picture = images.read(options.input)
-    loaded, device = load(NetworkOptions.of(args))
-    smoothing = SmootherOptions.of(args)
-    smoothed = smoother(smoothing, loaded, picture)
+    networks = load(NetworkOptions.of(args))
+    smoothing, device = SmootherOptions.of(args), networks.device
+    smoothed = smoother(smoothing, networks, picture)
     if certificate:
-        _require_fit(certificate, options, loaded.source, picture, smoothed)
-    reference = read_reference(options.reference, picture, loaded.scale)
+        _require_fit(certificate, options, networks, picture, smoothed)
+    reference = read_reference(options.reference, picture, networks.sr.scale)
 
-    print(f"{loaded.name}, x{loaded.scale}; predictor: {smoothing.text}")
+    print(f"{networks.text}; predictor: {smoothing.text}")
     with output_folder(options.folder):  # tried before the work, which would be lost
         found = _attack(options, smoothed, picture.pixels.to(device), reference)
     verdict = None
@@ -149,11 +148,11 @@ def run(args: argparse.Namespace) -> int:
         # What a smoother on the lattice sees.
         change = snapped(attacked) - snapped(lr) if certificate.lattice else attacked - lr
         verdict = check.judge(certificate, change, found.served.attacked, options.beta)
-    report = _report(options, found, reference, loaded.scale)
+    report = _report(options, found, reference, networks.sr.scale)
     if certificate and verdict:
         report.text.append(verdict.text(certificate, options.beta))
     print("\n" + "\n\n".join(report.text) + "\n")
-    record = _record(options, loaded, picture, report, verdict)
+    record = _record(options, networks, picture, report, verdict)
     record["versions"] = {
         "smoothsr": __version__,
         "torch": torch.__version__,
@@ -214,7 +213,7 @@ def _report(
 
 def _record(
     options: AttackOptions,
-    loaded: LoadedSR,
+    networks: Networks,
     picture: Picture,
     report: Report,
     verdict: check.Verdict | None,
@@ -229,7 +228,7 @@ def _record(
         "input": {"file": str(options.input), "digest": digest([picture.pixels])},
         "size": report.size,
         "predictor": options.predictor,
-        "model": {"name": loaded.name, "source": loaded.source, "sha256": loaded.sha256},
+        **networks.record,
         "outputs": report.rows,
         "text": report.text,
         "certificate": checked,
@@ -281,6 +280,12 @@ def _settle(args: argparse.Namespace, certificate: Certificate | None) -> None:
     known = dict(args.defaults)
     if certificate:
         known |= _certified(certificate, args.certificate)
+        if certificate.denoiser_sigma is not None:  # which one it is, its digest tells
+            if args.denoiser in (None, "none"):
+                raise UserError(
+                    f"{args.certificate} was made with a denoiser: name it by --denoiser"
+                )
+            known["denoiser"] = args.denoiser
     for name, value in known.items():
         given = getattr(args, name)
         tiled = certificate and certificate.tile
@@ -311,7 +316,7 @@ def _certified(certificate: Certificate, file: Path) -> dict[str, Any]:
     known: dict[str, Any] = {"sigma": certificate.sigma, "n": certificate.n_serve}
     known |= {"agg": certificate.agg, "antithetic": certificate.antithetic}
     known |= {"precision": PRECISIONS[certificate.dtype], "lattice": certificate.lattice}
-    known |= {"tile": certificate.tile or 0}
+    known |= {"tile": certificate.tile or 0, "denoiser_sigma": certificate.denoiser_sigma}
     if certificate.tile:
         known |= {"halo": certificate.halo, "halo_noise": certificate.halo_noise}
     return known
@@ -320,19 +325,21 @@ def _certified(certificate: Certificate, file: Path) -> dict[str, Any]:
 def _require_fit(
     certificate: Certificate,
     options: AttackOptions,
-    model: str,
+    networks: Networks,
     picture: Picture,
     smoothed: SmoothedSR,
 ) -> None:
-    """Refuse a certificate of another image or network."""
+    """Refuse a certificate of another image, network or denoiser."""
     if digest([picture.pixels]) != certificate.input_digest:
         raise UserError(
             f"{options.certificate} certifies another image than {options.input}: the digests of "
             "their pixels differ"
         )
-    if fingerprint(smoothed.model) != certificate.weights_digest:
+    if fingerprint(*smoothed.children()) != certificate.weights_digest:
+        found = [networks.sr.source, *([networks.denoiser.source] if networks.denoiser else [])]
+        another = "another network or denoiser" if networks.denoiser else "another network"
         raise UserError(
-            f"{options.certificate} certifies another network than {model}: the digests of "
+            f"{options.certificate} certifies {another} than {' and '.join(found)}: the digests of "
             "their weights or structures differ"
         )
 

@@ -7,15 +7,13 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from smoothsr import Certificate, SmoothedSR
-from smoothsr.adapters import LoadedSR
 from smoothsr.cli import memory_budget
 from smoothsr.cli.devices import autocast
 from smoothsr.cli.errors import FAILURES, UserError, message
-from smoothsr.cli.loading import NetworkOptions, load
+from smoothsr.cli.loading import NetworkOptions, Networks, load
 from smoothsr.cli.processes import meet, place
 from smoothsr.cli.progress import draws_bar
 from smoothsr.cli.reference import read_reference
@@ -114,23 +112,24 @@ def run(args: argparse.Namespace) -> int:
     """Certify one image; write certificate and output, then what follows from them."""
     options = Options.of(args)
     picture = images.read(options.input)
-    loaded, device = load(options.network)
-    options = replace(options, smoother=settled(options.smoother, loaded, device))
+    networks = load(options.network)
+    options = replace(options, smoother=settled(options.smoother, networks))
     questions = Questions(
         options.radii,
         options.tolerance / 255,
         options.beta,
-        read_reference(options.reference, picture, loaded.scale),
+        read_reference(options.reference, picture, networks.sr.scale),
     )
-    smoothed = _smoother(options, loaded, picture, device)
-    print(f"{loaded.name}, x{loaded.scale}; predictor: {options.smoother.text}")
-    print_padding_advice(options.smoother, loaded)
+    lr = picture.pixels.to(networks.device)
+    smoothed = _smoother(options, networks, picture)
+    print(f"{networks.text}; predictor: {options.smoother.text}")
+    print_padding_advice(options.smoother, networks.sr)
     with output_folder(options.folder):
         if options.parts.folder.exists():
             print(f"What is in {options.parts.folder} of these options is not drawn again")
         meet()
         try:
-            certificate = _certify(options, smoothed, picture.pixels.to(device))
+            certificate = _certify(options, smoothed, lr)
         except NotLastError as error:
             print(f"{error}; the process that is last to end writes the certificate")
             return 0
@@ -140,28 +139,26 @@ def run(args: argparse.Namespace) -> int:
         options.parts.remove()
     if options.enough:
         print(_outcome(options.enough, certificate))
-    with autocast(options.smoother.precision, device):
-        bare = _bare(smoothed, picture.pixels.to(device))
+    with autocast(options.smoother.precision, lr.device):
+        bare = _bare(smoothed, lr)
     answers = certificate_report.answer(certificate, questions, bare)
     guaranteed = certificate_report.sentences(certificate, questions.shown, questions.beta)
     print("\n" + "\n\n".join([*certificate_report.sections(answers), "\n".join(guaranteed)]))
     if picture.bits == 16:
         print("The file has 16 bits; the certified output is the one rounded to 8 bits.")
-    record = _record(options, loaded, answers, guaranteed)
+    record = _record(options, networks, answers, guaranteed)
     return _write(options.stem, _products(picture, bare, answers, record))
 
 
-def _smoother(
-    options: Options, loaded: LoadedSR, picture: Picture, device: torch.device
-) -> SmoothedSR:
+def _smoother(options: Options, networks: Networks, picture: Picture) -> SmoothedSR:
     """Wrap the network, if its certificate fits into memory."""
-    smoothed = smoother(options.smoother, loaded, picture)
+    smoothed = smoother(options.smoother, networks, picture)
     advice = "pass fewer --levels, or certify a crop" if smoothed.tile else "leave --tile at 4"
 
     def held(demand: Demand, tile: int | None) -> float:
         return memory_budget.certifying_bytes(demand, tile, options.n_cert, options.levels)
 
-    return memory_budget.fitted(smoothed, picture.pixels.to(device), held, advice)
+    return memory_budget.fitted(smoothed, picture.pixels.to(networks.device), held, advice)
 
 
 def _certify(options: Options, smoothed: SmoothedSR, lr: Tensor) -> Certificate:
@@ -206,13 +203,13 @@ def _bare(smoothed: SmoothedSR, lr: Tensor) -> Tensor | None:
 
 
 def _record(
-    options: Options, loaded: LoadedSR, answers: Answers, guaranteed: tuple[str, str]
+    options: Options, networks: Networks, answers: Answers, guaranteed: tuple[str, str]
 ) -> str:
     """What was found, as JSON."""
     given, absent = guaranteed
     whole = {
         "certificate": answers.certificate.summary(),
-        "model": {"name": loaded.name, "source": loaded.source, "sha256": loaded.sha256},
+        **networks.record,
         "table": answers.rows,
         "linf": answers.linf_rows,
         "deviations": [row._asdict() for row in answers.deviations],

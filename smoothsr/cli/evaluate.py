@@ -17,13 +17,13 @@ from smoothsr.adapters import LoadedSR
 from smoothsr.cli.devices import autocast, find_device, reproducible
 from smoothsr.cli.errors import UserError, message
 from smoothsr.cli.image_pairs import find_images, read_pair
-from smoothsr.cli.loading import for_channels, load_frozen
+from smoothsr.cli.loading import for_channels, load_denoiser, load_frozen
 from smoothsr.cli.processes import OnCell, share_out
-from smoothsr.cli.study_options import StudyOptions
+from smoothsr.cli.study_options import StudyOptions, denoisers_of, short_names
 from smoothsr.engine.arguments import settled_draws
 from smoothsr.evaluation import conditions, statistics
 from smoothsr.evaluation.certified_study import CertifiedStudy
-from smoothsr.evaluation.records import Record, Setting, statistic
+from smoothsr.evaluation.records import NONE, Denoising, Record, Setting, statistic
 from smoothsr.evaluation.study import Study
 from smoothsr.files.atomic import replacing
 from smoothsr.reports import certificate_report, tables
@@ -49,7 +49,11 @@ class Results(NamedTuple):
 def run(args: argparse.Namespace) -> int:
     """Measure, and write the table as markdown, CSV and JSON."""
     args.n, args.antithetic = settled_draws(args.n, args.agg, args.antithetic)
-    settings = [Setting.of(sigma, args.n, args.tile, args.halo) for sigma in args.sigma]
+    settings = [
+        Setting.of(sigma, args.n, args.tile, args.halo, denoiser=denoiser)
+        for denoiser in denoisers_of(args)
+        for sigma in args.sigma
+    ]
     options = StudyOptions.of(args, settings)
     results = measure(options)
     if results.records:
@@ -73,6 +77,7 @@ def measure(options: StudyOptions) -> Results:
         lpips_weights=options.lpips_weights,
         precision=options.precision,
         antithetic=options.antithetic,
+        denoisers=load_denoisers(options, device),
     )
     unavailable = _unavailable(options, device)
     study = replace(study, metrics=[name for name in options.metrics if name not in unavailable])
@@ -121,9 +126,15 @@ def load_models(options: StudyOptions, device: torch.device) -> dict[str, Loaded
             f"x{scale} of {channels} channels" for scale, channels in sorted(kinds)
         )
         raise UserError(f"the models differ, {found}: evaluate them one by one")
-    stems = [Path(spec).stem for spec in loaded]
-    names = stems if len({*stems}) == len(stems) else [*loaded]
-    return dict(zip(names, loaded.values(), strict=True))
+    return dict(zip(short_names([*loaded]), loaded.values(), strict=True))
+
+
+def load_denoisers(options: StudyOptions, device: torch.device) -> dict[str, Denoising]:
+    """Load all denoisers, by the names that settings call them."""
+    loaded = {name: load_denoiser(spec, device) for name, spec in options.denoisers.items()}
+    found = {name: each.model for name, each in loaded.items() if each}
+    told = {name: Denoising(model, options.denoiser_sigma) for name, model in found.items()}
+    return {NONE: Denoising(), **told}  # the bare network is behind none
 
 
 def write(

@@ -3,43 +3,91 @@
 import warnings
 from argparse import Namespace
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
 
 from smoothsr import adapters
-from smoothsr.adapters import LoadedSR
+from smoothsr.adapters import LoadedDenoiser, LoadedSR
 from smoothsr.cli.devices import find_device
 from smoothsr.cli.errors import UserError
+from smoothsr.files.digests import fingerprint
 from smoothsr.files.regular import require_regular
 
-__all__ = ["NetworkOptions", "for_channels", "load", "load_frozen"]
+__all__ = ["NetworkOptions", "Networks", "for_channels", "load", "load_denoiser", "load_frozen"]
 
 
 @dataclass(frozen=True)
 class NetworkOptions:
-    """Which network: a name or a file, and what a file may not tell; and how and where it runs."""
+    """Which network and denoiser, a name or a file each; what the network's file may not tell; and
+    how and where they run.
+    """
 
     model: str
     arch: str | None = None
     scale: int | None = None
     device: str = "cpu"
+    denoiser: str = "none"
     compiled: bool = False
 
     @classmethod
     def of(cls, args: Namespace) -> "NetworkOptions":
         """Take them from the command line."""
         compiled = getattr(args, "compile", False)
-        return cls(args.model, args.arch, args.scale, args.device, compiled)
+        return cls(args.model, args.arch, args.scale, args.device, args.denoiser, compiled)
 
 
-def load(options: NetworkOptions) -> tuple[LoadedSR, torch.device]:
-    """Load the one network that the options name."""
+class Networks(NamedTuple):
+    """A network, what is before it, and where both are."""
+
+    sr: LoadedSR
+    denoiser: LoadedDenoiser | None
+    device: torch.device
+
+    @property
+    def before(self) -> nn.Module | None:
+        """The denoiser's module, if there is one."""
+        return None if self.denoiser is None else self.denoiser.model
+
+    @property
+    def text(self) -> str:
+        """Name both."""
+        behind = f" behind {self.denoiser.name}" if self.denoiser else ""
+        return f"{self.sr.name}, x{self.sr.scale}{behind}"
+
+    @property
+    def digests(self) -> list[str]:
+        """Tell them from others."""
+        network = self.sr.sha256 or fingerprint(self.sr.model)
+        return [network, *([self.denoiser.sha256] if self.denoiser else [])]
+
+    @property
+    def record(self) -> dict[str, dict[str, str | None] | None]:
+        """Name both for files."""
+        before = None if self.denoiser is None else _record(self.denoiser)
+        return {"model": _record(self.sr), "denoiser": before}
+
+
+def _record(loaded: LoadedSR | LoadedDenoiser) -> dict[str, str | None]:
+    return {"name": loaded.name, "source": loaded.source, "sha256": loaded.sha256}
+
+
+def load(options: NetworkOptions) -> Networks:
+    """Load the networks that the options name."""
     device = find_device(options.device)
-    loaded = load_frozen(options.model, options.arch, options.scale, device)
+    sr = load_frozen(options.model, options.arch, options.scale, device)
     if options.compiled:
-        loaded.model.compile()  # in place: no key of its state changes
-    return loaded, device
+        sr.model.compile()  # in place: no key of its state changes
+    return Networks(sr, load_denoiser(options.denoiser, device), device)
+
+
+def load_denoiser(spec: str, device: torch.device) -> LoadedDenoiser | None:
+    """Load a denoiser by its name or file; "none" is none."""
+    if spec == "none":
+        return None
+    require_regular(spec)
+    return adapters.load_denoiser(spec, device=device)
 
 
 def load_frozen(

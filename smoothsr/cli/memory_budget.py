@@ -69,12 +69,12 @@ def fitted(
 
 
 def bare_output(smoothed: SmoothedSR, lr: Tensor) -> Tensor:
-    """Run the network without noise on lr (1,C,h,w): whole if that fits into memory, else in
-    tiles.
+    """Run the network without noise and denoiser on lr (1,C,h,w): whole if that fits into memory,
+    else in tiles.
 
     Raises:
         ValueError: If not even these fit.
     """
-    options = {"sigma": 0.0, "n": 1, "agg": "mean", "tile": "auto"}
+    options = {"sigma": 0.0, "n": 1, "agg": "mean", "tile": "auto", "denoiser": None}
     with torch.no_grad():
         return variant(smoothed, batching=Batching(1, convolutional=False), **options)(lr)

@@ -173,6 +173,8 @@ def _attack(commands: Commands) -> None:
         "tile",
         "halo",
         "halo_noise",
+        "denoiser",
+        "denoiser_sigma",
         "precision",
         "lattice",
     )  # None unless given, since a certificate brings its own
@@ -317,6 +319,7 @@ def _common(
         help="how many times sigma the noise beyond a tile is: stronger certificates for a little "
         f"quality (default {halo_noise:g})",
     )
+    _denoiser(command)
     command.add_argument(
         "--batch-size", type=int, help="draws at once (default: the fastest, found out)"
     )
@@ -374,6 +377,7 @@ def _evaluation(command: argparse.ArgumentParser, conditions: str, several: bool
     )
     _antithetic(command)
     _tiles(command, several)
+    _denoiser(command, several=True)
     command.add_argument(
         "-o",
         "--output",
@@ -395,6 +399,23 @@ def _antithetic(command: argparse.ArgumentParser) -> None:
         "--antithetic",
         action=argparse.BooleanOptionalAction,
         help="draw a mean in pairs of opposite noise, which takes fewer draws (default: yes)",
+    )
+
+
+def _denoiser(command: argparse.ArgumentParser, several: bool = False) -> None:
+    """Options of commands that put a denoiser in front of the network, or of each row."""
+    rows = "; several, separated by commas, for a row each" if several else ""
+    command.add_argument(
+        "--denoiser",
+        type=words if several else str,
+        default=["none"] if several else "none",
+        help="what each noisy copy passes before the network: builtin, a file, or none (default "
+        f"none){rows}",
+    )
+    command.add_argument(
+        "--denoiser-sigma",
+        type=deviation,
+        help="how strong it takes the noise to be: less keeps more detail (default: .6 sigma)",
     )
 
 

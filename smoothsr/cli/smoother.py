@@ -11,7 +11,7 @@ from smoothsr import SmoothedSR
 from smoothsr.adapters import LoadedSR
 from smoothsr.adapters.fitted import padding_advice
 from smoothsr.cli.errors import UserError
-from smoothsr.cli.loading import for_channels
+from smoothsr.cli.loading import Networks, for_channels
 from smoothsr.cli.processes import place
 from smoothsr.engine.arguments import settled_draws
 from smoothsr.engine.lattice import on_lattice
@@ -27,8 +27,8 @@ PIXELS = 2**13  # of all of them together
 
 @dataclass(frozen=True)
 class SmootherOptions:
-    """What defines the predictor (sigma, n, agg, antithetic, tile, halo, precision), and how it is
-    run.
+    """What defines the predictor (sigma, n, agg, antithetic, tile, halo, denoiser, precision), and
+    how it is run.
     """
 
     sigma: float
@@ -43,14 +43,19 @@ class SmootherOptions:
     antithetic: bool = False
     halo_noise: float = 1.0
     lattice: bool | None = None  # None: if all values are whole 8-bit steps
+    denoiser: str = "none"
+    denoiser_sigma: float | None = None
 
     @classmethod
     def of(cls, args: Namespace) -> "SmootherOptions":
         """Take them from the command line, where tile 0 means none.
 
         Raises:
+            UserError: If a denoiser's strength is given without one.
             ValueError: If pairs are wanted of another statistic than the mean.
         """
+        if args.denoiser == "none" and args.denoiser_sigma is not None:
+            raise UserError("--denoiser-sigma is what a denoiser is told: add --denoiser builtin")
         n, antithetic = settled_draws(args.n, args.agg, args.antithetic)
         return cls(
             sigma=args.sigma,
@@ -65,6 +70,8 @@ class SmootherOptions:
             memory=getattr(args, "memory", None),
             antithetic=antithetic,
             lattice=args.lattice,
+            denoiser=args.denoiser,
+            denoiser_sigma=args.denoiser_sigma,
         )
 
     @property
@@ -77,14 +84,17 @@ class SmootherOptions:
         agg = self.agg
         if agg == "mean":
             agg += " --antithetic" if self.antithetic else " --no-antithetic"
+        denoiser = f" --denoiser {self.denoiser}" if self.denoiser != "none" else ""
+        if self.denoiser_sigma is not None:
+            denoiser += f" --denoiser-sigma {sigma_text(self.denoiser_sigma)}"
         lattice = {None: "", True: " --lattice", False: " --no-lattice"}[self.lattice]
         return (
-            f"--sigma {sigma_text(self.sigma)} -n {self.n} --agg {agg} {tile} "
+            f"--sigma {sigma_text(self.sigma)} -n {self.n} --agg {agg} {tile}{denoiser} "
             f"--precision {self.precision}{lattice}"
         )
 
 
-def settled(options: SmootherOptions, loaded: LoadedSR, device: torch.device) -> SmootherOptions:
+def settled(options: SmootherOptions, networks: Networks) -> SmootherOptions:
     """Replace the precision "auto" by the one that the network runs best in.
 
     Raises:
@@ -96,18 +106,18 @@ def settled(options: SmootherOptions, loaded: LoadedSR, device: torch.device) ->
         raise UserError("--precision auto may differ between processes: name one, such as float32")
     side = options.tile + 2 * options.halo if isinstance(options.tile, int) else TRIED
     generator = torch.Generator().manual_seed(0)
-    shape = (max(1, PIXELS // side**2), loaded.channels)
+    shape = (max(1, PIXELS // side**2), networks.sr.channels)
     coarse = torch.rand((*shape, -(-side // 8), -(-side // 8)), generator=generator)
     smooth = interpolate(coarse, (side, side), mode="bicubic").clamp(0, 1)
     noisy = smooth + options.sigma * torch.randn(smooth.shape, generator=generator)
-    found = fastest(loaded.model, noisy.to(device))
+    found = fastest(networks.sr.model, noisy.to(networks.device))
     return replace(options, precision=str(found).removeprefix("torch."))
 
 
-def smoother(options: SmootherOptions, loaded: LoadedSR, picture: Picture) -> SmoothedSR:
+def smoother(options: SmootherOptions, networks: Networks, picture: Picture) -> SmoothedSR:
     """Wrap the network for a picture as the options say."""
     return SmoothedSR(
-        for_channels(loaded, picture.pixels.shape[1]),
+        for_channels(networks.sr, picture.pixels.shape[1]),
         options.sigma,
         options.n,
         options.agg,
@@ -118,6 +128,8 @@ def smoother(options: SmootherOptions, loaded: LoadedSR, picture: Picture) -> Sm
         seed=options.seed,
         memory=options.memory,
         antithetic=options.antithetic,
+        denoiser=networks.before,
+        denoiser_sigma=options.denoiser_sigma,
         lattice=on_lattice(picture.pixels) if options.lattice is None else options.lattice,
     )
 

@@ -1,19 +1,50 @@
 """The options of evaluate and sweep, as typed records: what is measured, on what, and where to."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from smoothsr.cli.errors import UserError
+from smoothsr.engine.noise import sigma_text
 from smoothsr.evaluation.certified_study import Predictor
-from smoothsr.evaluation.records import Setting
+from smoothsr.evaluation.records import NONE, Setting
 
-__all__ = ["Certification", "StudyOptions"]
+__all__ = ["Certification", "StudyOptions", "denoisers_of", "short_names"]
 
 # What may have other names on another machine that shares the work.
-HERE = ("output", "device", "hr", "lr", "model", "lpips_weights")
+HERE = ("output", "device", "hr", "lr", "model", "denoiser", "lpips_weights")
+
+
+def short_names(specs: Sequence[str]) -> list[str]:
+    """Name files by their stems, where these tell them apart.
+
+    Example:
+        >>> short_names(["a/net.pth", "b.pth"]), short_names(["a/net.pth", "b/net.pth"])
+        (['net', 'b'], ['a/net.pth', 'b/net.pth'])
+    """
+    stems = [Path(spec).stem for spec in specs]
+    return stems if len({*stems}) == len(stems) else [*specs]
+
+
+def denoisers_of(args: argparse.Namespace) -> dict[str, str]:
+    """Name the denoisers that were asked for, with what they are told where that is given: {name in
+    tables: file or name}.
+
+    Raises:
+        UserError: If a strength is given without a denoiser.
+    """
+    told = ""
+    if args.denoiser_sigma is not None:
+        if args.denoiser == [NONE]:
+            raise UserError("--denoiser-sigma is what a denoiser is told: add --denoiser builtin")
+        told = f" {sigma_text(args.denoiser_sigma)}"
+    names = short_names(args.denoiser)
+    return {
+        name + (told if spec != NONE else ""): spec
+        for name, spec in zip(names, args.denoiser, strict=True)
+    }
 
 
 @dataclass(frozen=True)
@@ -31,6 +62,9 @@ class StudyOptions:
         scale: For checkpoints that serve several.
         settings: How each model is run.
         conditions: As conditions.parse takes them.
+        denoisers: By the names that settings call them: as adapters.load_denoiser takes them, or
+            "none".
+        denoiser_sigma: What they are told, if that is not the usual.
         metrics: Of study.METRICS.
         lpips_weights: File of them.
         agg: Of SmoothedSR.
@@ -51,6 +85,8 @@ class StudyOptions:
     scale: int | None
     settings: tuple[Setting, ...]
     conditions: tuple[str, ...]
+    denoisers: Mapping[str, str]
+    denoiser_sigma: float | None
     metrics: tuple[str, ...]
     lpips_weights: Path | None
     agg: str
@@ -75,6 +111,7 @@ class StudyOptions:
             "crop",
             "arch",
             "scale",
+            "denoiser_sigma",
             "lpips_weights",
             "agg",
             "antithetic",
@@ -88,6 +125,7 @@ class StudyOptions:
             models=tuple(args.model),
             settings=tuple(dict.fromkeys(settings)),
             conditions=tuple(args.attack),
+            denoisers=denoisers_of(args),
             metrics=tuple(args.metrics),
             typed=dict(vars(args)),
             **{name: getattr(args, name) for name in same},

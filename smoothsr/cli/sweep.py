@@ -11,17 +11,18 @@ from smoothsr.cli.evaluate import (
     Results,
     cautions,
     comparisons,
+    load_denoisers,
     load_models,
     measure,
     measure_all,
     write,
 )
 from smoothsr.cli.image_pairs import find_images
-from smoothsr.cli.study_options import Certification, StudyOptions
+from smoothsr.cli.study_options import Certification, StudyOptions, denoisers_of
 from smoothsr.engine.arguments import settled_draws
 from smoothsr.evaluation import statistics
 from smoothsr.evaluation.certified_study import CLEAN, METRICS, CertifiedStudy
-from smoothsr.evaluation.records import Record, Setting
+from smoothsr.evaluation.records import Denoising, Record, Setting
 from smoothsr.files.digests import fingerprint
 from smoothsr.reports.curves import curves, trade_off
 
@@ -60,15 +61,18 @@ def _candidates(args: argparse.Namespace) -> list[Setting]:
         raise UserError("--over n takes one --sigma, greater than 0")
     if args.over != "certified" and max(map(len, (args.tile, args.halo, args.halo_noise))) > 1:
         raise UserError(f"--over {args.over} takes one --tile, one --halo and one --halo-noise")
+    if args.over != "certified" and len(args.denoiser) > 1:
+        raise UserError(f"--over {args.over} takes one --denoiser, got {len(args.denoiser)}")
     if min(args.halo_noise) < 1:
         raise UserError(f"--halo-noise must be at least 1, got {min(args.halo_noise):g}")
     return [
-        Setting.of(sigma, n, tile, halo, halo_noise)
+        Setting.of(sigma, n, tile, halo, halo_noise, denoiser)
         for sigma in sigmas
         for n in draws
         for tile in args.tile
         for halo in args.halo
         for halo_noise in args.halo_noise
+        for denoiser in denoisers_of(args)
     ]
 
 
@@ -91,6 +95,7 @@ def certify(options: StudyOptions, certification: Certification) -> int:
         predictor=certification.predictor,
         precision=options.precision,
         antithetic=options.antithetic,
+        denoisers=load_denoisers(options, device),
     )
     records, failed = measure_all(options, study, paths, models, device)
     if records:
@@ -112,7 +117,7 @@ def _require_certifiable(options: StudyOptions) -> None:
         )
     for setting in options.settings:
         # Refuses what it can't be made with.
-        setting.smoothed(nn.Identity(), options.agg, options.antithetic)
+        setting.smoothed(nn.Identity(), options.agg, options.antithetic, Denoising())
 
 
 def _certified_notes(study: CertifiedStudy, records: Sequence[Record]) -> list[str]:

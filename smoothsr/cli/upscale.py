@@ -10,11 +10,10 @@ from pathlib import Path
 import torch
 
 from smoothsr import __version__
-from smoothsr.adapters import LoadedSR
 from smoothsr.cli import memory_budget
 from smoothsr.cli.devices import autocast
 from smoothsr.cli.errors import FAILURES, message
-from smoothsr.cli.loading import NetworkOptions, load
+from smoothsr.cli.loading import NetworkOptions, Networks, load
 from smoothsr.cli.outcomes import SKIPPED, UPSCALED, Outcomes
 from smoothsr.cli.processes import meet, place
 from smoothsr.cli.progress import draws_bar
@@ -23,7 +22,6 @@ from smoothsr.cli.targets import Naming, Plan, plan
 from smoothsr.engine.memory import Demand
 from smoothsr.files import images
 from smoothsr.files.atomic import output_folder
-from smoothsr.files.digests import fingerprint
 from smoothsr.files.parts import NotLastError, Parts
 
 
@@ -53,10 +51,10 @@ def run(args: argparse.Namespace) -> int:
     """Upscale every input; one that fails does not stop the others."""
     options = Options.of(args)
     planned = plan(options.inputs, options.naming)
-    loaded, device = load(options.network)
-    options = replace(options, smoother=settled(options.smoother, loaded, device))
-    print(f"{loaded.name}, x{loaded.scale}; predictor: {options.smoother.text}")
-    print_padding_advice(options.smoother, loaded)
+    networks = load(options.network)
+    options = replace(options, smoother=settled(options.smoother, networks))
+    print(f"{networks.text}; predictor: {options.smoother.text}")
+    print_padding_advice(options.smoother, networks.sr)
     if planned.earlier:
         count = len(planned.earlier)
         print(
@@ -66,14 +64,14 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as folders:
         for folder in dict.fromkeys(target.parent for target in planned.targets.values()):
             folders.enter_context(output_folder(folder))
-        return _upscale_all(options, planned, loaded, device)
+        return _upscale_all(options, planned, networks)
 
 
-def _upscale_all(options: Options, planned: Plan, loaded: LoadedSR, device: torch.device) -> int:
+def _upscale_all(options: Options, planned: Plan, networks: Networks) -> int:
     """Upscale this process's share one after the other, say what became of each, and return the
     exit status.
     """
-    outcomes = _outcomes(options, planned, loaded)
+    outcomes = _outcomes(options, planned, networks)
     positions = {path: position for position, path in enumerate(planned.targets, 1)}
     share = outcomes.share()
     meet()
@@ -81,7 +79,7 @@ def _upscale_all(options: Options, planned: Plan, loaded: LoadedSR, device: torc
         name = f"{path.name} ({positions[path]}/{len(positions)})"
         try:
             outcome = _upscale_unless_there(
-                options, path, planned, loaded, device, name, outcomes.by_draws(path)
+                options, path, planned, networks, name, outcomes.by_draws(path)
             )
         except NotLastError as error:
             print(f"{path}: {error}; the process that is last to end writes the output")
@@ -101,10 +99,10 @@ def _upscale_all(options: Options, planned: Plan, loaded: LoadedSR, device: torc
     return 2 if failed else 0
 
 
-def _outcomes(options: Options, planned: Plan, loaded: LoadedSR) -> Outcomes:
+def _outcomes(options: Options, planned: Plan, networks: Networks) -> Outcomes:
     """Share the images with other processes of the same options."""
     what = [__version__, options.smoother, options.naming.suffix, options.naming.ext]
-    key = repr([*what, loaded.sha256 or fingerprint(loaded.model)])
+    key = repr([*what, *networks.digests])
     folder = next(iter(planned.targets.values())).parent
     name = f"upscale_{hashlib.sha256(key.encode()).hexdigest()[:8]}_parts"
     return Outcomes(Parts(folder / name, *place()), planned.targets, key)
@@ -114,8 +112,7 @@ def _upscale_unless_there(
     options: Options,
     path: Path,
     planned: Plan,
-    loaded: LoadedSR,
-    device: torch.device,
+    networks: Networks,
     name: str,
     parts: Parts | None,
 ) -> str:
@@ -125,7 +122,7 @@ def _upscale_unless_there(
     if options.skip_existing and existed:
         print(f"{target} is there already: skipped")
         return SKIPPED
-    _upscale(options.smoother, path, target, loaded, device, name, parts)
+    _upscale(options.smoother, path, target, networks, name, parts)
     print(f"{target}{' (overwritten)' if existed else ''}")
     return UPSCALED
 
@@ -134,24 +131,23 @@ def _upscale(
     options: SmootherOptions,
     path: Path,
     target: Path,
-    loaded: LoadedSR,
-    device: torch.device,
+    networks: Networks,
     name: str,
     parts: Parts | None = None,
 ) -> None:
     """Upscale one file, or make this process's share of its draws."""
     picture = images.read(path)
     images.require_format(target, picture)
-    lr = picture.pixels.to(device)
+    lr = picture.pixels.to(networks.device)
     smoothed = memory_budget.fitted(
-        smoother(options, loaded, picture),
+        smoother(options, networks, picture),
         lr,
         Demand.held,
         "pass a smaller --tile, or upscale a crop" if options.tile else "leave --tile at auto",
     )
     if options.tile == "auto" and smoothed.tile:
         print(f"{path}: in tiles of {smoothed.tile} with a halo of {smoothed.halo}, to save memory")
-    with torch.no_grad(), autocast(options.precision, device), draws_bar(name) as progress:
+    with torch.no_grad(), autocast(options.precision, lr.device), draws_bar(name) as progress:
         sr = smoothed(lr, progress=progress, parts=parts).cpu()
     images.write(target, images.with_pixels(picture, sr, picture.bits))
     if parts:

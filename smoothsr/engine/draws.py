@@ -33,7 +33,10 @@ __all__ = [
     "smooth",
 ]
 
-Network = Callable[[Tensor], Tensor]
+Network = Callable[[Tensor, Tensor], Tensor]
+"""A base predictor: (noisy patches (b,C,h,w), standard deviation of their noise) to outputs
+(b,C,s*h,s*w). The deviation is (b,1,h,w), or of no axes where all pixels have the same.
+"""
 Progress = Callable[[int, int], None]
 """(draws done, draws in all), counted over tiles."""
 
@@ -46,7 +49,7 @@ class Sampler:
     """One image and all that its draws depend on.
 
     Args:
-        f: The base predictor on patches, (b,C,h,w) to (b,C,s*h,s*w).
+        f: The base predictor.
         lr: One image (1,C,h,w).
         tiles: The grid, row by row.
         how: What noise is added.
@@ -100,7 +103,7 @@ class Sampler:
             sides = (len(rows.gather), len(columns.gather))
             kind = Kind((self.lr.shape[1], *sides), self.lr.dtype, self.lr.device)
             make = partial(self._noisy, n)
-            outputs = self.batching.run(kind, range(done, total), make, self.f)
+            outputs = self.batching.run(kind, range(done, total), make, partial(self._run, n, done))
             parts = [*by_tile(range(done, done + len(outputs)), n)]
             done += len(outputs)
             scale = ratio(sides, (*outputs.shape[-2:],))
@@ -108,6 +111,14 @@ class Sampler:
             for (index, _), part in zip(parts, outputs.split(sizes), strict=True):
                 down, across = (output_slice(s, scale, s.offset) for s in self.tiles[index])
                 yield index, part[..., down, across]
+
+    def _run(self, n: int, first: int, patches: Tensor) -> Tensor:
+        """Run f on the noisy patches (b,C,h,w) of places in the sequence from the first on."""
+        if self.how.halo == 1:
+            return self.f(patches, patches.new_tensor(self.how.sigma))
+        parts = by_tile(range(first, first + len(patches)), n)
+        levels = [self._level(index).expand(len(draws), -1, -1, -1) for index, draws in parts]
+        return self.f(patches, torch.cat(levels).to(patches.dtype))
 
     def _noisy(self, n: int, positions: range) -> Tensor:
         """Make the noisy patches (b,C,h,w) of some places in the sequence of n draws a tile."""
@@ -121,10 +132,12 @@ class Sampler:
         # The sum is made in float32 or better; what a network of lower precision makes of it is
         # part of the predictor.
         noisy = self.add(patch, self.source(place, draws, (*patch.shape[1:],)), self._sigma(tile))
-        if tile.padded:
-            down, across = (torch.tensor(span.gather, device=noisy.device) for span in tile)
-            noisy = noisy[:, :, down[:, None], across]
-        return noisy.to(self.lr.dtype)
+        return _completed(noisy, tile).to(self.lr.dtype)
+
+    def _level(self, index: int) -> Tensor:
+        """The noise's standard deviation on a tile's completed patch, (1,1,h,w)."""
+        tile = self.tiles[index]
+        return _completed(torch.as_tensor(self._sigma(tile))[None, None], tile)
 
     def _sigma(self, tile: Tile) -> float | Tensor:
         """The noise's standard deviation on a patch: one number, or (h,w) if the halo differs."""
@@ -136,6 +149,14 @@ class Sampler:
         rows, columns = (slice(s.start - s.first, s.stop - s.first) for s in tile)
         sigma[rows, columns] = self.how.sigma
         return sigma
+
+
+def _completed(patch: Tensor, tile: Tile) -> Tensor:
+    """Continue the real pixels (b,C,h,w) of a tile's patch beyond the image, as its spans say."""
+    if not tile.padded:
+        return patch
+    down, across = (torch.tensor(span.gather, device=patch.device) for span in tile)
+    return patch[:, :, down[:, None], across]
 
 
 class Observer(Protocol):

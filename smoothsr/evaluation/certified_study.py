@@ -7,7 +7,7 @@ since the first draws count and no others.
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
@@ -19,7 +19,15 @@ from smoothsr import __version__, metrics
 from smoothsr.certificates import storage
 from smoothsr.certificates.certificate import Certificate
 from smoothsr.certificates.options import Norm
-from smoothsr.evaluation.records import Image, Record, Row, Setting, statistic
+from smoothsr.evaluation.records import (
+    NONE,
+    Denoising,
+    Image,
+    Record,
+    Row,
+    Setting,
+    statistic,
+)
 from smoothsr.files.digests import digest
 
 __all__ = ["CLEAN", "CertifiedStudy", "Predictor"]
@@ -50,6 +58,7 @@ class CertifiedStudy:
         predictor: Of what the certified PSNR speaks.
         precision: Named in the files, since certificates depend on it; autocast is the caller's.
         antithetic: Of SmoothedSR.
+        denoisers: By the names that settings call them.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -68,6 +77,7 @@ class CertifiedStudy:
     predictor: Predictor = "ideal"
     precision: str = "float32"
     antithetic: bool | None = None
+    denoisers: Mapping[str, Denoising] = field(default_factory=lambda: {NONE: Denoising()})
 
     @property
     def cells(self) -> int:
@@ -89,7 +99,9 @@ class CertifiedStudy:
         for name, setting in product(self.models, self.settings):
             file = self._file(image, name, setting)
             if not _is_whole(file):
-                smoothed = setting.smoothed(self.models[name], self.agg, self.antithetic)
+                smoothed = setting.smoothed(
+                    self.models[name], self.agg, self.antithetic, self.denoisers[setting.denoiser]
+                )
                 certificate = smoothed.certify(
                     image.lr, n=self.n_cert, alpha=self.share, levels=self.levels
                 )
@@ -131,9 +143,9 @@ class CertifiedStudy:
         return found
 
     def _file(self, image: Image, name: str, setting: Setting) -> Path:
-        what = [__version__, self.digests[name], digest([image.lr]), *setting.stored]
+        what: list[object] = [__version__, self.digests[name], digest([image.lr]), *setting.stored]
         what += [statistic(self.agg, self.antithetic), self.n_cert, self.share, self.levels]
-        what += [self.precision]
+        what += [self.precision, *self.denoisers[setting.denoiser].stored]
         key = hashlib.sha256(repr(what).encode()).hexdigest()[:16]
         return self.folder / f"{image.name}_{key}.npz"
 

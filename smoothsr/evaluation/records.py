@@ -10,10 +10,14 @@ from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
+from smoothsr.adapters.denoisers import Denoiser
 from smoothsr.engine.arguments import settled_draws
+from smoothsr.files.digests import fingerprint
 from smoothsr.smoothing import SmoothedSR
 
-__all__ = ["Image", "Record", "Row", "Setting", "statistic"]
+__all__ = ["NONE", "Denoising", "Image", "Record", "Row", "Setting", "statistic"]
+
+NONE = "none"  # the name of no denoiser
 
 TileSide = int | Literal["auto"] | None
 
@@ -26,9 +30,22 @@ class Image(NamedTuple):
     hr: Tensor
 
 
+class Denoising(NamedTuple):
+    """A denoiser, and what it is told where that is not the usual; or none."""
+
+    module: Denoiser | None = None
+    sigma: float | None = None
+
+    @property
+    def stored(self) -> list[str | float | None]:
+        """What part files are named by."""
+        return [fingerprint(self.module)[:16], self.sigma] if self.module else []
+
+
 class Setting(NamedTuple):
     """How a network is run: bare where sigma is 0, or smoothed with n draws, in tiles unless tile
-    is None; in tiles only where memory asks for them if it is "auto".
+    is None; in tiles only where memory asks for them if it is "auto". Behind a denoiser that a
+    study knows by this name.
     """
 
     sigma: float
@@ -36,16 +53,23 @@ class Setting(NamedTuple):
     tile: TileSide = None
     halo: int = 0
     halo_noise: float = 1.0
+    denoiser: str = NONE
 
     @classmethod
     def of(
-        cls, sigma: float, n: int, tile: TileSide, halo: int, halo_noise: float = 1.0
+        cls,
+        sigma: float,
+        n: int,
+        tile: TileSide,
+        halo: int,
+        halo_noise: float = 1.0,
+        denoiser: str = NONE,
     ) -> "Setting":
         """Make a setting without the numbers that it doesn't use; tile 0 is None."""
         if not sigma:
             return cls(0.0)
-        around = (halo, halo_noise) if isinstance(tile, int) and tile else ()
-        return cls(sigma, n, tile or None, *around)
+        around = (halo, halo_noise) if isinstance(tile, int) and tile else (0, 1.0)
+        return cls(sigma, n, tile or None, *around, denoiser)
 
     @property
     def stored(self) -> list[float | int | str]:
@@ -53,22 +77,27 @@ class Setting(NamedTuple):
         noise = [self.halo_noise] if self.halo_noise != 1 else []
         return [self.sigma, self.n, self.tile or 0, self.halo, *noise]
 
-    def apply(self, network: nn.Module, agg: str, antithetic: bool | None) -> nn.Module:
+    def apply(
+        self, network: nn.Module, agg: str, antithetic: bool | None, denoising: Denoising
+    ) -> nn.Module:
         """Return the network itself where sigma is 0, else a SmoothedSR of it.
 
         Raises:
             ValueError: If an option is out of its range.
         """
-        return self.smoothed(network, agg, antithetic) if self.sigma else network
+        return self.smoothed(network, agg, antithetic, denoising) if self.sigma else network
 
-    def smoothed(self, network: nn.Module, agg: str, antithetic: bool | None) -> SmoothedSR:
+    def smoothed(
+        self, network: nn.Module, agg: str, antithetic: bool | None, denoising: Denoising
+    ) -> SmoothedSR:
         """Return a SmoothedSR of the network.
 
         Raises:
             ValueError: If an option is out of its range, as sigma 0 is.
         """
         cut: dict[str, Any] = {"tile": self.tile, "halo": self.halo, "halo_noise": self.halo_noise}
-        return SmoothedSR(network, self.sigma, self.n, agg, antithetic=antithetic, **cut)
+        before: dict[str, Any] = {"denoiser": denoising.module, "denoiser_sigma": denoising.sigma}
+        return SmoothedSR(network, self.sigma, self.n, agg, antithetic=antithetic, **cut, **before)
 
 
 def statistic(agg: str, antithetic: bool | None) -> str:
@@ -90,6 +119,7 @@ class Row(NamedTuple):
     tile: TileSide = None
     halo: int = 0
     halo_noise: float = 1.0
+    denoiser: str = NONE
 
     def to_json(self) -> dict[str, Any]:
         """Return the row for files, where no tiles are tile 0."""
@@ -127,7 +157,7 @@ class Record:
             >>> Record.from_json(record.to_json()) == record
             True
         """
-        numbers = {"halo_noise": 1.0, **found}  # which earlier files don't have
+        numbers = {"halo_noise": 1.0, "denoiser": NONE, **found}  # which earlier files don't have
         numbers = {name: numbers[name] for name in Row._fields}
         row = Row(**{**numbers, "tile": found["tile"] or None})
         scores = {metric: float(score) for metric, score in found["scores"].items()}

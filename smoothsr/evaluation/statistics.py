@@ -10,7 +10,7 @@ from typing import NamedTuple
 from scipy.special import stdtrit
 
 from smoothsr.engine.noise import sigma_text
-from smoothsr.evaluation.records import Record, Row
+from smoothsr.evaluation.records import NONE, Record, Row
 
 __all__ = [
     "LOWER_IS_BETTER",
@@ -143,6 +143,7 @@ def _comparison(
 def _how(row: Row) -> str:
     tiles = f", tile {row.tile}, halo {row.halo}" if isinstance(row.tile, int) else ""
     tiles += f", halo noise {row.halo_noise:g}" if row.halo_noise > 1 else ""
+    tiles += f", denoiser {row.denoiser}" if row.denoiser != NONE else ""
     return f"sigma {sigma_text(row.sigma)}, n {row.n}{tiles}" if row.sigma else "bare"
 
 

@@ -11,7 +11,7 @@ threads.)
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import product
 from pathlib import Path
@@ -22,7 +22,15 @@ from torch import Tensor, nn
 from smoothsr import __version__, metrics
 from smoothsr.attacks.views import seed_of, serve
 from smoothsr.evaluation.conditions import Condition
-from smoothsr.evaluation.records import Image, Record, Row, Setting, statistic
+from smoothsr.evaluation.records import (
+    NONE,
+    Denoising,
+    Image,
+    Record,
+    Row,
+    Setting,
+    statistic,
+)
 from smoothsr.files.atomic import replacing
 from smoothsr.files.digests import digest, fingerprint
 
@@ -48,6 +56,7 @@ class Study:
         lpips_weights: File for `metrics.lpips`.
         precision: Named in the part files, since scores depend on it; autocast is the caller's.
         antithetic: Of SmoothedSR.
+        denoisers: By the names that settings call them.
 
     Raises:
         ValueError: If a metric is unknown, or a number of a setting is out of its range.
@@ -63,6 +72,7 @@ class Study:
     lpips_weights: Path | None = None
     precision: str = "float32"
     antithetic: bool | None = None
+    denoisers: Mapping[str, Denoising] = field(default_factory=lambda: {NONE: Denoising()})
 
     def __post_init__(self) -> None:
         """Refuse at once what would otherwise fail for every image."""
@@ -70,7 +80,7 @@ class Study:
             raise ValueError(f"unknown metric {unknown[0]!r}: use {', '.join(METRICS)}")
         for network in self.models.values():
             for setting in self.settings:
-                setting.apply(network, self.agg, self.antithetic)
+                self._model(network, setting)
 
     @property
     def cells(self) -> int:
@@ -94,7 +104,7 @@ class Study:
             for setting in self.settings:
                 key = self._key(name, setting, condition, image)
                 if missing := self._missing(found.get(key, {})):
-                    model = setting.apply(self.models[name], self.agg, self.antithetic)
+                    model = self._model(self.models[name], setting)
                     # An attack that knows no smoother is the same for every setting.
                     if attacked is None or condition.adaptive:
                         attacked = condition.apply(image.lr, image.hr, model, seed)
@@ -114,6 +124,9 @@ class Study:
             wanted = {metric: scores[self._stored(metric)] for metric in self.metrics}
             found.append(Record(image.name, Row(name, *setting), condition.text, wanted))
         return found
+
+    def _model(self, network: nn.Module, setting: Setting) -> nn.Module:
+        return setting.apply(network, self.agg, self.antithetic, self.denoisers[setting.denoiser])
 
     def _missing(self, scores: Mapping[str, float]) -> list[str]:
         """The metrics that are not among the stored scores of an output."""
@@ -136,7 +149,10 @@ class Study:
         return {name: fingerprint(network) for name, network in self.models.items()}
 
     def _key(self, name: str, setting: Setting, condition: Condition, image: Image) -> str:
-        how = [statistic(self.agg, self.antithetic), *setting.stored] if setting.sigma else []
+        how: list[object] = []
+        if setting.sigma:
+            how = [statistic(self.agg, self.antithetic), *setting.stored]
+            how += self.denoisers[setting.denoiser].stored
         where = [self.precision, image.lr.device.type]
         return json.dumps(
             [__version__, self._digests[name][:16], how, condition.text, self.seed, *where]

@@ -18,7 +18,7 @@ from smoothsr.certificates.options import Predictor
 from smoothsr.engine.noise import sigma_text
 from smoothsr.files.atomic import replacing
 from smoothsr.reports import deviation_report
-from smoothsr.reports.deviation_report import Deviation, at_least, draws_text, grid_text
+from smoothsr.reports.deviation_report import Deviation, at_least, draws_text, patches_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -287,7 +287,7 @@ def sentences(certificate: Certificate, radius: float, beta: float) -> tuple[str
     c = certificate
     how = (
         f"sigma {sigma_text(c.sigma)}, "
-        + grid_text(c)
+        + patches_text(c)
         + (f", M {c.multiplicity:.3g}" if c.tile else "")
         + f", {c.dtype}{' on a lattice' if c.lattice else ''}"
     )

@@ -6,7 +6,7 @@ from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Literal
 
 from smoothsr.evaluation import statistics
-from smoothsr.evaluation.records import Record, Row
+from smoothsr.evaluation.records import NONE, Record, Row
 from smoothsr.evaluation.statistics import Mean
 
 if TYPE_CHECKING:
@@ -86,6 +86,7 @@ def _draw_trade_off(
         place = (found[next(iter(conditions)), clean].value, highest)
         name = f"{row.sigma:g}" + (f", {row.tile}/{row.halo}" if row.tile else "")
         name += f"/{row.halo_noise:g}" if row.halo_noise > 1 else ""
+        name += f", {row.denoiser}" if row.denoiser != NONE else ""
         axis.annotate(name, place, (0, 4), textcoords="offset points", fontsize=7, ha="center")
     model = next(iter(rows)).model
     axis.set(xlabel=f"{clean}, dB", ylabel=f"{certified}, dB", title=f"{model}: sigma, tile/halo")

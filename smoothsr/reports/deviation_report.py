@@ -10,7 +10,7 @@ from smoothsr.certificates.certificate import Certificate
 from smoothsr.certificates.options import Norm
 from smoothsr.engine.noise import sigma_text
 
-__all__ = ["SHOWN", "Deviation", "at_least", "deviations", "draws_text", "grid_text", "text"]
+__all__ = ["SHOWN", "Deviation", "at_least", "deviations", "draws_text", "patches_text", "text"]
 
 LINF = (0.5 / 255, 1 / 255, 2 / 255)
 L2_SIGMAS = (0.5, 1.0, 2.0)
@@ -104,7 +104,7 @@ def _conditions(certificate: Certificate, served: bool) -> list[str]:
     lattice = ["  changes: by whole steps of 255, as a file of 8 bits holds them"]
     return [
         f"  of the mean of outputs (--agg mean -n {c.n_serve}) under noise of sigma "
-        f"{sigma_text(c.sigma)} ({grid_text(c)}); with confidence {1 - c.alpha:.10g} over "
+        f"{sigma_text(c.sigma)} ({patches_text(c)}); with confidence {1 - c.alpha:.10g} over "
         f"{draws_text(c)}",
         "  output moves by: at most, root mean square over all values of the ideal mean (of "
         "infinitely many draws)",
@@ -127,12 +127,14 @@ def _up(steps: float) -> str:
     return f"{math.ceil(steps * 10**digits) / 10**digits:.3g}"
 
 
-def grid_text(certificate: Certificate) -> str:
-    """Name a certificate's tiles, and what noise is around them."""
+def patches_text(certificate: Certificate) -> str:
+    """Name a certificate's tiles, what noise is around them, and what a denoiser is told of it."""
+    told = certificate.denoiser_sigma
+    denoised = "" if told is None else f", a denoiser told sigma {sigma_text(told)}"
     if not certificate.tile:
-        return "one tile"
+        return f"one tile{denoised}"
     more = f" with {certificate.halo_noise:g} times the noise" if certificate.halo_noise > 1 else ""
-    return f"tile {certificate.tile}, halo {certificate.halo}{more}"
+    return f"tile {certificate.tile}, halo {certificate.halo}{more}{denoised}"
 
 
 def draws_text(certificate: Certificate) -> str:

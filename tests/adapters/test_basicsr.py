@@ -244,6 +244,19 @@ def test_the_architecture_is_the_bare_network_in_train_mode(plugin):
         plugin.SmoothedSR(arch, sigma=0.1)
 
 
+def test_a_denoiser_is_before_the_network_in_eval_mode_and_in_no_checkpoint(plugin):
+    lr = torch.rand(1, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    plain = plugin.SmoothedSR(EDSR, sigma=0.1, n=3)
+    network = plugin.SmoothedSR(EDSR, sigma=0.1, n=3, denoiser="builtin", denoiser_sigma=0.05)
+    assert network.state_dict().keys() == plain.state_dict().keys()
+    network.load_state_dict(plain.state_dict())
+    assert not any(each.requires_grad for each in network.denoiser.parameters())
+    plain.seed = network.seed = 0
+    assert torch.equal(network.train()(lr), plain.train()(lr))
+    assert (network.eval()(lr) - plain.eval()(lr)).abs().max() > 1e-3
+    assert network.denoiser_sigma == 0.05
+
+
 def test_certified_psnr_says_of_what(plugin):
     network = plugin.SmoothedSR(EDSR, sigma=0.1, n=3).eval()
     lr = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))

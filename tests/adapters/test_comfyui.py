@@ -52,7 +52,7 @@ def image() -> torch.Tensor:
 def test_what_comfyui_reads_of_a_node(nodes, node):
     assert nodes.NODE_CLASS_MAPPINGS.keys() == nodes.NODE_DISPLAY_NAME_MAPPINGS.keys()
     assert [*nodes.NODE_DISPLAY_NAME_MAPPINGS.values()] == ["Smooth upscale (model)"]
-    inputs = node.INPUT_TYPES()["required"]
+    inputs = {name: entry for kind in node.INPUT_TYPES().values() for name, entry in kind.items()}
     assert [*inspect.signature(getattr(node, node.FUNCTION)).parameters] == [*inputs]
     assert node.RETURN_TYPES == ("IMAGE",)
     assert inputs["upscale_model"] == ("UPSCALE_MODEL",)
@@ -169,3 +169,19 @@ def test_comfyui_chooses_the_device_and_sees_progress(node, descriptor, image, m
     assert [entry for entry in seen if entry[0] == entry[1]] == [
         (20, 20)
     ] * 2  # 4 tiles of 5 draws, for each of two images
+
+
+def test_a_denoiser_comes_first(node, descriptor, image):
+    """By name, as strong as is said; workflows that say nothing of it are as they were."""
+    told = {"none": {}, "builtin": {"denoiser": "builtin", "denoiser_sigma": 0.04}}
+    found = []
+    for denoiser, options in told.items():
+        (sr,) = node.upscale(descriptor, image, **OPTIONS, denoiser=denoiser, denoiser_sigma=0.04)
+        smoothed = SmoothedSR(descriptor.model, 0.05, 5, tile=8, halo=3, seed=7, **options)
+        torch.testing.assert_close(sr, smoothed(image.movedim(-1, 1)).movedim(1, -1))
+        found.append(sr)
+    assert (found[0] - found[1]).abs().max() > 0.01
+    (usual,) = node.upscale(descriptor, image, **OPTIONS, denoiser="builtin")
+    smoothed = SmoothedSR(descriptor.model, 0.05, 5, tile=8, halo=3, seed=7, denoiser="builtin")
+    torch.testing.assert_close(usual, smoothed(image.movedim(-1, 1)).movedim(1, -1))
+    assert torch.equal(node.upscale(descriptor, image, **OPTIONS)[0], found[0])

@@ -105,8 +105,9 @@ def test_outputs_of_other_inputs_and_seeds_are_not_joined(tmp_path):
 
 
 def sampler(tile, seed=1):
+    network = LinearSR().requires_grad_(False)
     return Sampler(
-        LinearSR().requires_grad_(False),
+        lambda patches, _: network(patches),
         LR,
         grid(7, 9, tile, 1),
         Noise(0.1, seed),

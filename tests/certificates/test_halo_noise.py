@@ -32,7 +32,7 @@ class Keen(nn.Module):
         self.weight = nn.Parameter(weight / weight.sum())
         self.eval()
 
-    def forward(self, x):
+    def forward(self, x, sigma=None):
         told = (x * self.weight).sum(dim=(1, 2, 3), keepdim=True) > 0.5
         return told.to(x.dtype).expand_as(x)
 

@@ -130,12 +130,12 @@ def test_memory_is_written_with_its_unit(photo, capsys):
 
 
 def test_fewer_draws_at_once_where_memory_is_short(monkeypatch):
-    loaded, _ = load(NetworkOptions("builtin"))
+    networks = load(NetworkOptions("builtin"))
     picture = picture_of(48)
-    each = 48**2 * footprint(loaded.model, loaded.model, picture.pixels).pixel_bytes
+    each = 48**2 * footprint(networks.sr.model, networks.sr.model, picture.pixels).pixel_bytes
     for free, most in ((3.5 * each, 3), (1.5 * each, 1)):
         give(monkeypatch, free)
-        smoothed = smoother(OPTIONS, loaded, picture)
+        smoothed = smoother(OPTIONS, networks, picture)
         some = memory_budget.fitted(smoothed, picture.pixels, lambda *_: 0.0, "")
         assert (some.batching.batch_size, some.batching.most) == (None, most)
     give(monkeypatch, 0.5 * each)
@@ -144,11 +144,11 @@ def test_fewer_draws_at_once_where_memory_is_short(monkeypatch):
 
 
 def test_the_bare_network_runs_in_tiles_where_the_image_does_not_fit(monkeypatch):
-    loaded, _ = load(NetworkOptions("builtin"))
+    networks = load(NetworkOptions("builtin"))
     picture = picture_of(200)
-    smoothed = smoother(OPTIONS, loaded, picture)
+    smoothed = smoother(OPTIONS, networks, picture)
     whole = memory_budget.bare_output(smoothed, picture.pixels)
-    torch.testing.assert_close(whole, loaded.model(picture.pixels).clamp(0, 1))
+    torch.testing.assert_close(whole, networks.sr.model(picture.pixels).clamp(0, 1))
     demand = smoothed.demand(picture.pixels)._replace(draws=2)
     give(monkeypatch, 2 * (demand.held(150) + demand.a_pass(None, 0)) - 2)
     seen = list[int]()

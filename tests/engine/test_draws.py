@@ -15,7 +15,7 @@ from smoothsr.engine.tiles import grid
 SIGMA = 0.2
 
 
-def f(patches: Tensor) -> Tensor:
+def f(patches: Tensor, sigma: Tensor) -> Tensor:
     """Enlarge by 2; each output value depends on its own pixel and the one to the left."""
     mixed = 0.7 * patches + 0.3 * patches.roll(1, -1)
     return mixed.clamp(0, 1).repeat_interleave(2, -1).repeat_interleave(2, -2)
@@ -54,7 +54,7 @@ def stack(
         padded = np.pad(
             noisy, [(0, 0), (0, 0), (before[0], after[0]), (before[1], after[1])], mode="reflect"
         )
-        output = f(torch.from_numpy(padded))
+        output = f(torch.from_numpy(padded), torch.tensor(SIGMA))
         inner = [slice(2 * s.offset, 2 * (s.offset + s.stop - s.start)) for s in (rows, columns)]
         outer = [slice(2 * s.start, 2 * s.stop) for s in (rows, columns)]
         result[..., outer[0], outer[1]] = output[..., inner[0], inner[1]]
@@ -107,9 +107,9 @@ def test_histograms_give_what_kept_draws_give(channels, monkeypatch):
 def test_noise_goes_on_real_pixels_before_they_are_reflected():
     lr, seen = image(6, 5), []
 
-    def spy(patches):
+    def spy(patches, sigma):
         seen.append(patches.clone())
-        return f(patches)
+        return f(patches, sigma)
 
     tiles = grid(6, 5, 4, 3)
     draws.smooth(sampler(lr, tiles, 0, 5, spy), 5, 3)
@@ -130,9 +130,9 @@ def test_noise_goes_on_real_pixels_before_they_are_reflected():
 def test_noise_is_not_clamped():
     seen = []
 
-    def spy(patches):
+    def spy(patches, sigma):
         seen.append(patches.clone())
-        return f(patches)
+        return f(patches, sigma)
 
     dark = torch.zeros(1, 1, 8, 8)
     draws.smooth(sampler(dark, grid(8, 8, None, 0), 0, 9, spy, sigma=5.0), 9, 5)
@@ -157,9 +157,9 @@ def test_batches_go_on_with_the_next_tile_and_draws_come_in_order(n, batch):
     """Each draw is what it is by itself, whatever it shares a batch with."""
     lr, tiles, sizes = image(7, 5), grid(7, 5, 3, 2), []
 
-    def spy(patches):
+    def spy(patches, sigma):
         sizes.append(len(patches))
-        return f(patches)
+        return f(patches, sigma)
 
     found = [*sampler(lr, tiles, 3, batch, spy).draws(n)]
     order = [index for index, outputs in found for _ in outputs]
@@ -177,8 +177,8 @@ def test_no_two_batches_are_kept():
     """Memory does not grow with the tiles, though a batch reaches over several of them."""
     alive, most = set[int](), []
 
-    def watched(patches):
-        outputs = f(patches)
+    def watched(patches, sigma):
+        outputs = f(patches, sigma)
         alive.add(len(most))
         weakref.finalize(outputs.untyped_storage(), alive.remove, len(most))
         most.append(len(alive))
@@ -225,7 +225,7 @@ def test_no_two_tiles_draws_are_ever_alive(monkeypatch):
 
 @pytest.mark.parametrize("shape", [(9, 10), (3, 2), (12, 5), (6, 10), (0, 0)])
 def test_output_must_be_an_integer_multiple(shape):
-    def odd(patches):
+    def odd(patches, sigma):
         return patches.new_zeros(len(patches), 3, *shape)
 
     with pytest.raises(ValueError, match="integer multiple"):

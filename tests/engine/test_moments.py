@@ -97,7 +97,7 @@ def test_matrices_that_are_not_finite_are_refused():
         largest_eigenvalue(torch.full((2, 2), math.nan, dtype=torch.float64))
 
 
-def f(patches):
+def f(patches, sigma):
     return patches.clamp(0, 1).repeat_interleave(2, -1).repeat_interleave(2, -2)
 
 

@@ -161,9 +161,11 @@ def test_settings_hold_no_number_that_is_not_used():
     assert Setting.of(0.0, 21, 8, 2) == Setting.of(0, 5, 0, 4) == BARE
     assert Setting.of(0.1, 3, 0, 4) == SMOOTHED
     assert Setting.of(0.1, 3, None, 4) == SMOOTHED
-    assert Setting.of(0.1, 3, 8, 4) == (0.1, 3, 8, 4, 1.0)
-    assert Setting.of(0.1, 3, 8, 4, 2.0) == (0.1, 3, 8, 4, 2.0)
+    assert Setting.of(0.1, 3, 8, 4) == (0.1, 3, 8, 4, 1.0, "none")
+    assert Setting.of(0.1, 3, 8, 4, 2.0) == (0.1, 3, 8, 4, 2.0, "none")
     assert Setting.of(0.1, 3, None, 4, 2.0) == SMOOTHED
+    assert Setting.of(0.1, 3, None, 4, 2.0, "net") == (0.1, 3, None, 0, 1.0, "net")
+    assert Setting.of(0.0, 3, None, 4, 2.0, "net") == BARE
     # Parts that were measured before there was noise of its own in the halo are found.
     assert Setting.of(0.1, 3, 8, 4).stored == [0.1, 3, 8, 4]
     assert Setting.of(0.1, 3, 8, 4, 2.0).stored == [0.1, 3, 8, 4, 2.0]
@@ -174,10 +176,12 @@ def test_records_stand_in_files_as_they_always_did(tile):
     record = Record("a", Row("net", 0.1, 3, tile, 2), "none", {"psnr": 30.0, "mse": 0.5})
     written = record.to_json()
     setting = f'"sigma": 0.1, "n": 3, "tile": {tile or 0}, "halo": 2, "halo_noise": 1.0'
+    setting += ', "denoiser": "none"'
     scores = '"condition": "none", "scores": {"psnr": 30.0, "mse": 0.5}'
     assert json.dumps(written) == f'{{"image": "a", "model": "net", {setting}, {scores}}}'
     assert Record.from_json(written) == record
-    earlier = {name: value for name, value in written.items() if name != "halo_noise"}
+    new = ("halo_noise", "denoiser")
+    earlier = {name: value for name, value in written.items() if name not in new}
     assert Record.from_json(earlier) == record
     written["scores"]["psnr"] = "inf"  # as strict JSON has it
     assert Record.from_json(written).scores["psnr"] == np.inf

@@ -74,7 +74,7 @@ def test_markdown_has_a_row_for_each_setting_and_a_column_for_each_condition_and
     lines = tables.markdown(made(), {"vif": "no weights at /x"}).splitlines()
     heads = cells(lines[0])
     wanted = [f"{condition} {metric}" for condition in CONDITIONS for metric in (*METRICS, "vif")]
-    assert heads == ["model", "sigma", "n", "tile", "halo", "halo_noise", *wanted]
+    assert heads == ["model", "sigma", "n", "tile", "halo", "halo_noise", "denoiser", *wanted]
     assert {len(cells(line)) for line in lines[:6]} == {len(heads)}
     assert cells(lines[2])[:5] == ["net", "0", "1", "0", "0"]
     assert cells(lines[5])[:5] == ["other", "0.03", "5", "8", "2"]

@@ -1,0 +1,205 @@
+"""What does a denoiser in front of a frozen network bring, and how strong should it take the noise
+to be?
+
+    python benchmarks/denoisers.py > benchmarks/denoisers.md      # all, about half an hour
+    python benchmarks/denoisers.py certified --networks spanx4_ch48.pth
+
+Quality over Set5; strengths, as shares of sigma, over five networks; the worst attack found; what
+is certified; and the denoiser's time. The noise of every row is that of one seed.
+"""
+
+import argparse
+import itertools
+import statistics
+import time
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import datasets
+import torch
+from torch import Tensor, nn
+
+from smoothsr import SmoothedSR, adapters, attacks
+from smoothsr.adapters.denoisers import Denoiser
+from smoothsr.metrics import psnr
+
+PARTS = ("quality", "strengths", "attack", "certified", "time")
+NETWORKS = (
+    "spanx4_ch48.pth",
+    "DITN_Real_x4.pth",
+    "carn_m.pth",
+    "realesr-animevideov3.pth",
+    "RealESRGAN_x4plus.pth",
+)
+SIGMAS = (0.03, 0.05)
+SHARES = (0.5, 0.6, 0.7, 0.85, 1.0)
+EPS = 1 / 255
+STEPS = 10  # of each PGD in the search for the worst attack
+CUT: dict[str, Any] = {"tile": 4, "halo": 1, "halo_noise": 2.0}  # of what is certified
+
+
+def main() -> None:
+    """Print the tables that are asked for."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("part", nargs="*", default=[*PARTS], help=f"of {', '.join(PARTS)}")
+    parser.add_argument("--networks", nargs="+", default=[*NETWORKS])
+    parser.add_argument("--n-cert", type=int, default=1000, help="draws of a certificate")
+    args = parser.parse_args()
+    if unknown := {*args.part} - {*PARTS}:
+        parser.error(f"no part is called {sorted(unknown)[0]}: use {', '.join(PARTS)}")
+    tables: dict[str, Callable[[], Iterator[str]]] = {
+        "quality": partial(quality, args.networks[0]),
+        "strengths": partial(strengths, args.networks),
+        "attack": partial(worst_attack, args.networks),
+        "certified": partial(certified, args.networks, args.n_cert),
+        "time": duration,
+    }
+    for part in args.part:
+        for line in tables[part]():
+            print(line, flush=True)
+        print()
+
+
+def load(name: str) -> nn.Module:
+    """Load a checkpoint of the data folder, with weights that want no gradients."""
+    path = datasets.folder() / "checkpoints" / name
+    return adapters.load(path, scale=4).model.requires_grad_(False)
+
+
+def denoisers() -> dict[str, Denoiser | None]:
+    """None, the built-in one, and the published FFDNet."""
+    published = str(datasets.folder() / "denoisers/ffdnet_color.pth")
+    files = {"builtin": "builtin", "FFDNet": published}
+    return {"none": None} | {name: adapters.load_denoiser(f).model for name, f in files.items()}
+
+
+def crops(side: int, count: int = 5) -> Iterator[tuple[Tensor, Tensor]]:
+    """Central crops of the first pictures of Set5: LR (1,3,side,side), and HR."""
+    for _, lr, hr in itertools.islice(datasets.set5(), count):
+        top, left = ((length - side) // 2 for length in lr.shape[2:])
+        small = lr[..., top : top + side, left : left + side]
+        top, left, height = 4 * top, 4 * left, 4 * side
+        yield small, hr[..., top : top + height, left : left + height]
+
+
+@torch.no_grad()
+def score(model: nn.Module, pairs: Sequence[tuple[Tensor, Tensor]]) -> str:
+    """The mean Y-PSNR, as the tables of papers have it."""
+    scores = [psnr(model(lr).clamp(0, 1), hr, border=4, y=True).item() for lr, hr in pairs]
+    return f"{statistics.mean(scores):.2f}"
+
+
+def line(*cells: object) -> str:
+    """A row of a table."""
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def quality(name: str) -> Iterator[str]:
+    """Set5, whole pictures, the median of 21 draws and the mean of 6 in pairs."""
+    model = load(name)
+    pairs = [(lr, hr) for _, lr, hr in datasets.set5()]
+    yield f"Set5, {name}, Y-PSNR in dB without an attack; bare {score(model, pairs)}\n"
+    yield line("denoiser", *(f"{agg}, sigma {s:g}" for agg in ("median", "mean") for s in SIGMAS))
+    yield "|---|" + "---|" * 2 * len(SIGMAS)
+    for kind, denoiser in denoisers().items():
+        cells = [
+            score(SmoothedSR(model, sigma, agg=agg, denoiser=denoiser, seed=0), pairs)
+            for agg in ("median", "mean")
+            for sigma in SIGMAS
+        ]
+        yield line(kind, *cells)
+
+
+def strengths(names: Sequence[str]) -> Iterator[str]:
+    """Crops of 32x32, the mean of 6 draws in pairs, the built-in denoiser."""
+    pairs = [*crops(32)]
+    yield "Set5, central crops of 32x32, Y-PSNR in dB of the mean of 6 draws in pairs; what the"
+    yield "built-in denoiser is told, as a share of sigma\n"
+    yield line("network", "sigma", "bare", "none", *(f"{share:g}" for share in SHARES))
+    yield "|---|" + "---|" * (3 + len(SHARES))
+    denoiser = adapters.load_denoiser("builtin").model
+    for name in names:
+        model = load(name)
+        bare = score(model, pairs)
+        for sigma in SIGMAS:
+            smoothed = partial(SmoothedSR, model, sigma, agg="mean", seed=0)
+            told = [
+                score(smoothed(denoiser=denoiser, denoiser_sigma=share * sigma), pairs)
+                for share in SHARES
+            ]
+            yield line(name, f"{sigma:g}", bare, score(smoothed(), pairs), *told)
+
+
+def worst_attack(names: Sequence[str]) -> Iterator[str]:
+    """Crops of 24x24, by attacks.strongest with fewer steps."""
+    yield "Bird and butterfly, central crops of 24x24, sigma .05, mean of 6 draws in pairs: Y-PSNR"
+    yield "in dB without an attack and under the worst of linf 1/255 that attacks.strongest finds"
+    yield f"in {STEPS} steps\n"
+    kinds = ["bare", *denoisers()]
+    yield line("network", *(f"{kind}, {how}" for kind in kinds for how in ("clean", "attacked")))
+    yield "|---|" + "---|" * 2 * len(kinds)
+    pairs = [*crops(24, 3)][1:]
+    pgd = partial(attacks.pgd, steps=STEPS)
+    for name in names:
+        model = load(name)
+        smoothed = partial(SmoothedSR, model, 0.05, agg="mean", seed=0)
+        targets = [model, *(smoothed(denoiser=each) for each in denoisers().values())]
+        cells = []
+        for target in targets:
+            search = partial(
+                attacks.strongest, target, eps=EPS, attacks=(attacks.fgsm, pgd), adaptive=(pgd,)
+            )
+            attacked = [(search(lr, hr), hr) for lr, hr in pairs]
+            cells += [score(target, pairs), score(target, attacked)]
+        yield line(name, *cells)
+
+
+def certified(names: Sequence[str], n_cert: int) -> Iterator[str]:
+    """The middle of bird, 24x24."""
+    yield f"Bird, central crop of 24x24, sigma .05, tile 4, halo 1, halo noise 2, {n_cert} draws,"
+    yield "the mean: PSNR in dB without an attack; and what no change of every value by up to 1/255"
+    yield "can undercut, of the ideal mean, to its own output without a change and to the truth\n"
+    yield line("network", "denoiser", "without an attack", "stability", "to the truth")
+    yield "|---|---|---|---|---|"
+    lr, hr = [*crops(24, 2)][1]
+    for name, (kind, denoiser) in itertools.product(names, denoisers().items()):
+        smoothed = SmoothedSR(load(name), 0.05, agg="mean", denoiser=denoiser, lattice=True, **CUT)
+        certificate = smoothed.certify(lr, n=n_cert, kind="spectral")
+        own, true = (
+            certificate.psnr(EPS, reference, norm="linf", predictor="ideal")
+            for reference in (None, hr)
+        )
+        clean = psnr(certificate.sr, hr).item()
+        yield line(name, kind, *(f"{value:.2f}" for value in (clean, own, true)))
+
+
+@torch.no_grad()
+def duration() -> Iterator[str]:
+    """Batches of whole patches and of certificates' patches, run in turns."""
+    yield "Time of the built-in denoiser over that of the built-in network, medians of 15 runs in"
+    yield "turns\n"
+    yield line("patches", "share")
+    yield "|---|---|"
+    network = adapters.load("builtin").model.to(memory_format=torch.channels_last)
+    denoiser = adapters.load_denoiser("builtin").model.to(memory_format=torch.channels_last)
+    sigma = torch.tensor(0.03)
+    for count, side in ((8, 64), (64, 12), (256, 6)):
+        noisy = torch.rand(count, 3, side, side).to(memory_format=torch.channels_last)
+        runs = (partial(denoiser, noisy, sigma), partial(network, noisy))
+        seconds = [[seconds_of(run) for run in runs] for _ in range(15)]
+        first, second = (statistics.median(each) for each in zip(*seconds, strict=True))
+        yield line(f"{count} of {side}x{side}", f"{first / second:.2f}")
+
+
+def seconds_of(run: Callable[[], object]) -> float:
+    """Time one run."""
+    start = time.perf_counter()
+    run()
+    return time.perf_counter() - start
+
+
+if __name__ == "__main__":
+    main()
