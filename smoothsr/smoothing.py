@@ -9,9 +9,8 @@ import hashlib
 import math
 import os
 import warnings
-from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Literal, cast, get_args
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -26,8 +25,9 @@ from smoothsr.certificates.draw_parts import served_parts, share_draws
 from smoothsr.certificates.evidence import Evidence, Request, values_at_once
 from smoothsr.certificates.gathering import Wanted, gather, gather_by_parts, require_same_network
 from smoothsr.certificates.looks import Enough, counted, plan, require_looks, until_enough
-from smoothsr.certificates.options import Agg, Kind, Norm, Scope, require_option
+from smoothsr.certificates.options import Agg, Kind, Norm, Scope
 from smoothsr.certificates.planning import draws_wanted
+from smoothsr.certificates.requirements import require_certifiable, require_eval
 from smoothsr.certificates.spectral_error import attack
 from smoothsr.engine import draws, memory
 from smoothsr.engine.arguments import (
@@ -38,12 +38,13 @@ from smoothsr.engine.arguments import (
     settled_draws,
 )
 from smoothsr.engine.batching import Batching
+from smoothsr.engine.compiled import is_compiled, uncompiled
 from smoothsr.engine.forward_memory import CORNER, Footprint, footprint
 from smoothsr.engine.independence import require_independence
-from smoothsr.engine.lattice import on_lattice
 from smoothsr.engine.memory import Demand, largest_tile
 from smoothsr.engine.moments import Moments
 from smoothsr.engine.noise import Noise, sigma_text
+from smoothsr.engine.precision import precision_of, precision_text
 from smoothsr.engine.receptive_field import Reach, find_reach
 from smoothsr.engine.tiles import Tile, grid
 from smoothsr.files.digests import digest, fingerprint
@@ -159,7 +160,7 @@ class SmoothedSR(Transparent):
         self.denoiser = as_denoiser(denoiser, next(model.parameters(), None))
         self.denoiser_sigma = _strength(denoiser_sigma, self.sigma, self.denoiser is not None)
         self.training = model.training
-        compiled = _is_compiled(model)
+        compiled = is_compiled(model)
         convolutional = not compiled and any(  # a compiler chooses the layout itself
             isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) for layer in model.modules()
         )
@@ -264,7 +265,7 @@ class SmoothedSR(Transparent):
         """Count what an output for lr (1,C,h,w) asks of memory."""
         corner = lr[..., :CORNER, :CORNER]
         if corner.shape not in self._footprints:
-            with _uncompiled(self.model):  # whose modules can't be watched otherwise
+            with uncompiled(self.model):  # whose modules can't be watched otherwise
                 self._footprints[corner.shape] = footprint(self, self.base, corner)
         found = self._footprints[corner.shape]
         held = 2 if self.agg == "mean" else self.n + 1
@@ -275,7 +276,7 @@ class SmoothedSR(Transparent):
         """Find once how far around a tile the network must see; warn where nothing is enough."""
         channels = lr.shape[1]
         if channels not in self._reaches:
-            with _uncompiled(self.model):
+            with uncompiled(self.model):
                 self._reaches[channels] = found = find_reach(self.base, lr)
             if not found.finite:
                 warnings.warn(
@@ -318,7 +319,7 @@ class SmoothedSR(Transparent):
                 "the model must return (B,C,H,W), got "
                 f"{getattr(outputs, 'shape', type(outputs).__name__)}"
             )
-        _require_finite(outputs.detach())
+        draws.require_finite(outputs.detach())
         return torch.clamp(outputs if outputs.dtype == torch.float64 else outputs.float(), 0, 1)
 
     def _denoised(self, patches: Tensor, sigma: Tensor | None) -> Tensor:
@@ -386,7 +387,12 @@ class SmoothedSR(Transparent):
         kind = kind or ("both" if self.agg == "mean" and scope == "image" else "levels")
         request = Request(1000 if n == "auto" else n, alpha, levels, scope, kind)
         require_looks(looks, enough, parts.ranks if parts else 1)
-        self._require_certifiable(lr, request)
+        require_certifiable(lr, self.agg, self.lattice, request)
+        require_eval([layer for part in self.children() for layer in part.modules()])
+        if self.tile == "auto" or self._inside:  # of which the record knows nothing
+            raise ValueError(
+                "a certificate is of one way to cut the image: pass tile=8 and halo=2, or tile=None"
+            )
         with torch.no_grad():
             probe, output_shape = self._require_independence(lr)
             if n == "auto":
@@ -425,7 +431,7 @@ class SmoothedSR(Transparent):
         wanted = Wanted(evidence, sampler, None if served is not None else serving, self.n, rank)
         if parts:
             key = self._key(lr, request, seed)
-            require_same_network(parts, key, probe, _precision(lr))
+            require_same_network(parts, key, probe, precision_of(lr))
             gather_by_parts(wanted, parts, key, progress)
         else:
             gather(wanted, progress=progress)
@@ -454,7 +460,7 @@ class SmoothedSR(Transparent):
             seeded=self.seed is not None,
             void=seed is not None,
             lattice=self.lattice,
-            dtype=_precision_text(lr),
+            dtype=precision_text(lr),
             input_digest=digest([lr]),
             weights_digest=fingerprint(*self.children()),
             denoiser_sigma=self.denoiser_sigma,
@@ -467,7 +473,7 @@ class SmoothedSR(Transparent):
     def _key(self, lr: Tensor, *options: object) -> str:
         """Tell all that the draws of a tile depend on, and what is kept of them."""
         what = [__version__, self.extra_repr(), fingerprint(*self.children()), digest([lr])]
-        what += [_precision_text(lr), lr.device.type, str(self._inside)]
+        what += [precision_text(lr), lr.device.type, str(self._inside)]
         return hashlib.sha256(repr([*what, *options]).encode()).hexdigest()[:16]
 
     @torch.no_grad()
@@ -506,55 +512,6 @@ class SmoothedSR(Transparent):
         draws.observe(sampler, SAMPLED_DRAWS, [sample])
         return draws_wanted(sample.tiles, tiles, alpha / 2, within)
 
-    def _require_certifiable(self, lr: Tensor, request: Request) -> None:
-        """Refuse what can't be certified as far as that shows without a run of the network."""
-        require_image(lr)
-        if len(lr) != 1:
-            raise ValueError(
-                f"certify takes one image (1,C,h,w), got {(*lr.shape,)}: call it for each"
-            )
-        if self.lattice and not on_lattice(lr):
-            raise ValueError(
-                "with lattice=True an input of whole 8-bit steps is certified, and lr has others: "
-                "round it first, or pass lattice=False"
-            )
-        layers = [layer for part in self.children() for layer in part.modules()]
-        if any(layer.training for layer in layers):
-            raise ValueError(
-                "the model is in train mode, where outputs of a batch may depend on each "
-                "other: call model.eval()"
-            )
-        norms = [layer for layer in layers if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
-        if any(layer.running_mean is None for layer in norms):
-            raise ValueError(
-                "the model has batch norm without running statistics: outputs of a batch "
-                "depend on each other"
-            )
-        if self.tile == "auto" or self._inside:  # of which the record knows nothing
-            raise ValueError(
-                "a certificate is of one way to cut the image: pass tile=8 and halo=2, or tile=None"
-            )
-        if self.agg not in get_args(Agg):
-            raise ValueError(f"certify speaks of the median or the mean, got agg={self.agg!r}")
-        if (self.agg == "mean" or request.kind != "levels") and torch.finfo(lr.dtype).bits < 32:
-            raise ValueError(
-                "a mean is certified for lr in float32 or float64, since rounding would add "
-                f"up; got {lr.dtype}"
-            )
-        n, alpha, levels, scope, kind = request
-        if n < 1 or levels < 2 or not 0 < alpha < 1:
-            raise ValueError(
-                f"certify needs n >= 1, levels >= 2 and 0 < alpha < 1, got {n}, {levels} and "
-                f"{alpha}"
-            )
-        require_option("scope", scope, Scope)
-        require_option("kind", kind, Kind)
-        if kind != "levels" and (n < 2 or scope != "image"):
-            raise ValueError(
-                f'kind="{kind}" needs n >= 2 and scope="image", got {n} and "{scope}": '
-                'certify with kind="levels"'
-            )
-
     def _require_independence(self, lr: Tensor) -> tuple[Tensor, tuple[int, ...]]:
         """Try on the first patch of lr what a certificate takes on trust of the network; return the
         output of the patch, and (C,H,W) of that of lr.
@@ -562,7 +519,7 @@ class SmoothedSR(Transparent):
         rows, columns = self.grid(lr)[0]
         patch = lr[:, :, rows.first : rows.last, columns.first : columns.last]
         patch = patch[:, :, list(rows.gather)][..., list(columns.gather)]
-        output = require_independence(self.base, patch, _precision(lr), self.batching.batch_size)
+        output = require_independence(self.base, patch, precision_of(lr), self.batching.batch_size)
         scale = draws.ratio((*patch.shape[2:],), (*output.shape[2:],))
         return output, (output.shape[1], scale * lr.shape[2], scale * lr.shape[3])
 
@@ -574,28 +531,6 @@ def variant(smoothed: SmoothedSR, **options: Any) -> SmoothedSR:
     other = copy.copy(smoothed)
     vars(other).update(options)
     return other
-
-
-def _is_compiled(model: nn.Module) -> bool:
-    """Whether a network was compiled, by `model.compile()` or by `torch.compile(model)`."""
-    return any(getattr(model, name, None) for name in ("_compiled_call_impl", "_orig_mod"))
-
-
-def _uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
-    """Run a network that may be compiled as it was before, on shapes that come once only."""
-    return torch.compiler.set_stance("force_eager") if _is_compiled(model) else nullcontext()
-
-
-def _require_finite(outputs: Tensor) -> None:
-    """Refuse outputs that are not numbers, before a clamp would hide infinite values.
-
-    A finite sum has finite terms, and is one fast pass; an infinite one may be of huge terms.
-    """
-    total = outputs.sum(dtype=None if outputs.dtype == torch.float64 else torch.float32)
-    if not (total.isfinite() or outputs.isfinite().all()):
-        raise draws.NotFiniteError(
-            "the model's output has NaN or infinite values; check its precision and its input range"
-        )
 
 
 def _strength(denoiser_sigma: float | None, sigma: float, denoised: bool) -> float | None:
@@ -616,17 +551,6 @@ def _too_little(demand: Demand, halo: int, room: float) -> str:
         f"{width}x{height} pixels take at least {least:.2g} GiB of memory, even in small tiles, "
         f"and {max(room, 0) / 2**30:.2g} GiB may be taken: allow more, or take a crop"
     )
-
-
-def _precision(lr: Tensor) -> torch.dtype:
-    """Find the precision that a predictor runs in: the input's, or autocast's."""
-    device = lr.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else lr.dtype
-
-
-def _precision_text(lr: Tensor) -> str:
-    autocast = " (autocast)" if torch.is_autocast_enabled(lr.device.type) else ""
-    return f"{_precision(lr)}{autocast}".removeprefix("torch.")
 
 
 def _warn_of_few_draws(certificate: Certificate) -> None:

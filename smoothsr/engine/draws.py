@@ -30,6 +30,7 @@ __all__ = [
     "Sampler",
     "observe",
     "output_slices",
+    "require_finite",
     "smooth",
 ]
 
@@ -43,6 +44,21 @@ Progress = Callable[[int, int], None]
 
 class NotFiniteError(ValueError):
     """An output has NaN or infinite values."""
+
+
+def require_finite(outputs: Tensor) -> None:
+    """Refuse outputs that are not numbers, before a clamp would hide infinite values.
+
+    A finite sum has finite terms, and is one fast pass; an infinite one may be of huge terms.
+
+    Raises:
+        NotFiniteError: If so.
+    """
+    total = outputs.sum(dtype=None if outputs.dtype == torch.float64 else torch.float32)
+    if not (total.isfinite() or outputs.isfinite().all()):
+        raise NotFiniteError(
+            "the model's output has NaN or infinite values; check its precision and its input range"
+        )
 
 
 class Sampler:

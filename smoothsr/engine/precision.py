@@ -1,4 +1,4 @@
-"""Which precision a network runs fastest in, found by running it.
+"""The precision that a network runs in, and the one that it runs fastest in, found by running it.
 
 Half precision is fast where a processor has units for it, and slow where they are emulated, or
 where a network spends its time elsewhere; and some networks do not survive it. All of that shows
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-__all__ = ["fastest"]
+__all__ = ["fastest", "precision_of", "precision_text"]
 
 ROUNDS = 5
 FASTER = 0.9  # a lower precision must take at most this share of the time
@@ -45,3 +45,15 @@ def fastest(f: Callable[[Tensor], Tensor], batch: Tensor) -> torch.dtype:
     apart = (outputs[torch.bfloat16] - outputs[torch.float32]).square().mean().sqrt()
     worth = half <= FASTER * full and float(apart) <= NEAR
     return torch.bfloat16 if worth else torch.float32
+
+
+def precision_of(lr: Tensor) -> torch.dtype:
+    """Find the precision that a predictor runs in: the input's, or autocast's."""
+    device = lr.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else lr.dtype
+
+
+def precision_text(lr: Tensor) -> str:
+    """Write it down, and whether it is autocast's."""
+    autocast = " (autocast)" if torch.is_autocast_enabled(lr.device.type) else ""
+    return f"{precision_of(lr)}{autocast}".removeprefix("torch.")
