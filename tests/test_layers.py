@@ -99,7 +99,8 @@ def test_rooms_import_only_from_floors_below(path):
 
 
 def test_no_module_imports_itself_in_a_circle():
-    left = {name: {other for other in found if other in graph()} for name, found in graph().items()}
+    imports = graph()
+    left = {name: found & imports.keys() for name, found in imports.items()}
     while ground := [name for name, found in left.items() if not found & left.keys()]:
         for name in ground:
             del left[name]
