@@ -116,12 +116,12 @@ class MomentSum:
         self._clipped, self._fourth, self._trace = 0.0, 0.0, 0.0
 
     def add(self, draws: Tensor) -> None:
-        """Add draws (b,m)."""
+        """Add draws (b,...) of m values each."""
         if self._rows is None:
             count = self.n if self._by_draw else BLOCK
             dtype = draws.dtype if draws.device.type == "cpu" else _exact(draws)
-            self._rows = draws.new_empty((count, draws.shape[1]), dtype=dtype)
-            self._origin = self.centre.values.to(dtype)
+            self._rows = draws.new_empty((count, len(self.centre.values)), dtype=dtype)
+            self._origin = self.centre.values.to(dtype).view(draws.shape[1:])
         self._count += len(draws)
         if self._count > self.n:
             raise ValueError(f"there must be {self.n} draws, got {self._count}")
@@ -130,7 +130,7 @@ class MomentSum:
                 self._reduce(self._rows)
             rows = self._rows[self._held : self._held + len(part)]
             self._held += len(part)
-            rows.copy_(part)
+            torch.sub(part, self._origin, out=rows.view(part.shape))
             self._shorten(rows)
 
     def result(self) -> tuple[float, float, float]:
@@ -146,8 +146,7 @@ class MomentSum:
         return (largest_eigenvalue(matrix) + rounding) / self.n, clipped, self._fourth
 
     def _shorten(self, rows: Tensor) -> None:
-        """Turn draws into Z, in place, and take note of their lengths."""
-        rows -= self._origin
+        """Turn draws about the centre into Z, in place, and take note of their lengths."""
         lengths = _lengths(rows)
         kept = lengths.clamp_max(self.centre.radius)
         beyond = lengths > kept
@@ -227,17 +226,16 @@ class Moments:
     def add(self, outputs: Tensor) -> None:
         """Take draws (b,C,H,W) of the current tile, values in [0, 1]."""
         self._shape = (*outputs.shape[1:],)
-        draws = outputs.flatten(1)
         if self._sum is None:
             missing = self.pilots - sum(map(len, self._first))
-            self._first.append(draws[:missing])
-            draws = draws[missing:]
-            if not len(draws):
+            self._first.append(outputs[:missing].flatten(1))
+            outputs = outputs[missing:]
+            if not len(outputs):
                 return
             self._begin()
-        if self._sum and len(draws):
-            self._sum.add(draws)
-            self._total = self._total + draws.sum(0).to(_exact(draws))
+        if self._sum and len(outputs):
+            self._sum.add(outputs)
+            self._total = self._total + outputs.sum(0).to(_exact(outputs))
 
     def finish(self, tile: Tile) -> None:
         """Keep the tile's moments and mean."""

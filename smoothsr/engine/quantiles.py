@@ -37,7 +37,7 @@ class Quantiles:
         self._tile = self._tile or _Draws(self.n, outputs[0])
         # As forward returns it: in the precision of lr, which is lower than that of the draws
         # where lr is bfloat16.
-        self._tile.add(to_8bit(outputs.to(self.lr.dtype)).byte())
+        self._tile.add(to_8bit(outputs.to(self.lr.dtype)))
 
     def finish(self, tile: Tile) -> None:
         """Compute the tile's ranks and put them in their place."""
@@ -84,10 +84,10 @@ class _Draws:
         self.histogram = np.zeros((like.numel() if n > DIRECT else 0, 256), np.uint32)
 
     def add(self, outputs: Tensor) -> None:
-        for part in outputs.flatten(1).split(len(self.block)):
+        for part in outputs.split(len(self.block)):
             if self.held + len(part) > len(self.block):
                 self._flush()
-            self.block[self.held : self.held + len(part)] = part
+            self.block[self.held : self.held + len(part)].view(part.shape).copy_(part)
             self.held += len(part)
         self.count += len(outputs)
 
