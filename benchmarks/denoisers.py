@@ -1,11 +1,12 @@
 """What does a denoiser in front of a frozen network bring, and how strong should it take the noise
 to be?
 
-    python benchmarks/denoisers.py > benchmarks/denoisers.md      # all, about half an hour
-    python benchmarks/denoisers.py certified --networks spanx4_ch48.pth
+    python benchmarks/denoisers.py quality strengths time
+    python benchmarks/denoisers.py attack certified --networks spanx4_ch48.pth carn_m.pth
 
 Quality over Set5; strengths, as shares of sigma, over five networks; the worst attack found; what
-is certified; and the denoiser's time. The noise of every row is that of one seed.
+is certified; and the denoiser's time. All of them stand in benchmarks/denoisers.md. Attacking and
+certifying RealESRGAN takes longer than all else together. The noise of every row is of one seed.
 """
 
 import argparse
