@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from . import dncnn, drunet, ffdnet
 from .checkpoint import CheckpointError, State, read, spellings
 from .fitted import Found, fit
-from .loading import ADAPTERS, Adapter, detect
+from .loading import ADAPTERS, Adapter, recognize
 from .transparent import Transparent
 
 __all__ = ["BUILTIN", "DENOISERS", "Denoiser", "LoadedDenoiser", "as_denoiser", "load_denoiser"]
@@ -148,7 +148,7 @@ def load_denoiser(
 def _detect(states: Sequence[State]) -> Found:
     """Find the network of a file's keys, as stored or without their prefixes."""
     advice = "or give the network to SmoothedSR yourself"
-    found = detect(states, None, (*DENOISERS, *ADAPTERS), advice)
+    found = recognize(states, None, (*DENOISERS, *ADAPTERS), advice)
     if found.scale != 1:
         raise CheckpointError(
             f"it is {found.name}, which enlarges x{found.scale}, and a denoiser keeps the size: "

@@ -14,7 +14,7 @@ from . import basicsr_archs, builtin, edsr, own_class, probe, resselt, spandrel,
 from .checkpoint import CheckpointError, State, describe, read, spellings
 from .fitted import ANOTHER, Found, fit
 
-__all__ = ["ADAPTERS", "Adapter", "LoadedSR", "available", "detect", "load"]
+__all__ = ["ADAPTERS", "Adapter", "LoadedSR", "available", "load", "recognize"]
 
 
 @dataclass(frozen=True)
@@ -215,7 +215,7 @@ def _find(source: str, arch: str | None, scale: int | None) -> tuple[Found, str 
         )
     state, sha256 = read(path)
     states = spellings(state)
-    return build(states, scale) if build else detect(states, scale), sha256
+    return build(states, scale) if build else recognize(states, scale), sha256
 
 
 def _builder(arch: str) -> Callable[[Sequence[State], int | None], Found]:
@@ -231,7 +231,7 @@ def _builder(arch: str) -> Callable[[Sequence[State], int | None], Found]:
     )
 
 
-def detect(
+def recognize(
     states: Sequence[State],
     scale: int | None,
     adapters: Sequence[Adapter] = ADAPTERS,

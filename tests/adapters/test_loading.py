@@ -18,6 +18,7 @@ from torch import nn
 import smoothsr.adapters
 from smoothsr.adapters import CheckpointError, LoadedSR, available, builtin, checkpoint, load
 from smoothsr.adapters.compact import Compact
+from smoothsr.adapters.denoisers import DENOISERS
 from smoothsr.adapters.fitted import Found
 from smoothsr.adapters.loading import ADAPTERS, Adapter
 from smoothsr.adapters.probe import MULTIPLES, check, find_sides, range_warning
@@ -217,13 +218,14 @@ def test_adapters_are_in_one_list_as_contributing_says():
     text = (ROOT / "CONTRIBUTING.md").read_text("utf-8")
     recipe = signature_of_the_recipe(text)
     assert recipe != signature_of_the_recipe("    def detect(state: State) -> Found | None:")
-    for adapter in ADAPTERS:
+    for adapter in (*ADAPTERS, *DENOISERS):
         assert inspect.signature(adapter.detect) == recipe, adapter.name
         assert adapter.detect.__module__ == f"smoothsr.adapters.{adapter.name}"
+    for adapter in ADAPTERS:
         assert (adapter.loads, adapter.extra) in [row[1:] for row in available()]
     modules = {path.stem: path.read_text("utf-8") for path in (ROOT / "adapters").glob("*.py")}
     detecting = {name for name, code in modules.items() if re.search("^def detect\\(", code, re.M)}
-    assert detecting == {adapter.name for adapter in ADAPTERS}
+    assert detecting == {adapter.name for adapter in (*ADAPTERS, *DENOISERS)}
     record = re.search(r"^    (Adapter\(.*\))$", text, re.MULTILINE)[1]
     assert isinstance(eval(record, {"Adapter": Adapter, "mine": builtin}), Adapter)
 
@@ -320,9 +322,11 @@ def test_public_names():
     assert smoothsr.adapters.__all__ == [
         "CheckpointError",
         "GrayAsRGB",
+        "LoadedDenoiser",
         "LoadedSR",
         "available",
         "load",
+        "load_denoiser",
     ]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
