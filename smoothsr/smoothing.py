@@ -553,8 +553,11 @@ def variant(smoothed: SmoothedSR, **options: Any) -> SmoothedSR:
 
 
 def _is_compiled(model: nn.Module) -> bool:
-    """Whether a network was compiled, by `model.compile()` or by `torch.compile(model)`."""
-    return any(getattr(model, name, None) for name in ("_compiled_call_impl", "_orig_mod"))
+    """Whether a network, or a part of it, was compiled, by `model.compile()` or by
+    `torch.compile(model)`.
+    """
+    ways = ("_compiled_call_impl", "_orig_mod")
+    return any(getattr(part, way, None) for part in model.modules() for way in ways)
 
 
 def _uncompiled(model: nn.Module) -> AbstractContextManager[Any]:
