@@ -2,7 +2,7 @@
 
 import warnings
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from smoothsr import adapters
 from smoothsr.adapters import LoadedSR
 from smoothsr.cli.devices import find_device
 from smoothsr.cli.errors import UserError
+from smoothsr.engine.passes import Passes, Watched
 from smoothsr.files.regular import require_regular
 
 __all__ = ["NetworkOptions", "for_channels", "load", "load_frozen"]
@@ -25,12 +26,14 @@ class NetworkOptions:
     scale: int | None = None
     device: str = "cpu"
     compiled: bool = False
+    passes: Passes | None = None  # counts what the network runs
 
     @classmethod
     def of(cls, args: Namespace) -> "NetworkOptions":
         """Take them from the command line."""
         compiled = getattr(args, "compile", False)
-        return cls(args.model, args.arch, args.scale, args.device, compiled)
+        passes = Passes() if getattr(args, "profile", False) else None
+        return cls(args.model, args.arch, args.scale, args.device, compiled, passes)
 
 
 def load(options: NetworkOptions) -> tuple[LoadedSR, torch.device]:
@@ -39,6 +42,8 @@ def load(options: NetworkOptions) -> tuple[LoadedSR, torch.device]:
     loaded = load_frozen(options.model, options.arch, options.scale, device)
     if options.compiled:
         loaded.model.compile()  # in place: no key of its state changes
+    if options.passes:
+        loaded = replace(loaded, model=Watched(loaded.model, options.passes))
     return loaded, device
 
 

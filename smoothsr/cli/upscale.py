@@ -17,7 +17,7 @@ from smoothsr.cli.errors import FAILURES, message
 from smoothsr.cli.loading import NetworkOptions, load
 from smoothsr.cli.outcomes import SKIPPED, UPSCALED, Outcomes
 from smoothsr.cli.processes import meet, place
-from smoothsr.cli.progress import draws_bar
+from smoothsr.cli.progress import draws_bar, print_profile
 from smoothsr.cli.smoother import SmootherOptions, print_padding_advice, settled, smoother
 from smoothsr.cli.targets import Naming, Plan, plan
 from smoothsr.engine.memory import Demand
@@ -66,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as folders:
         for folder in dict.fromkeys(target.parent for target in planned.targets.values()):
             folders.enter_context(output_folder(folder))
-        return _upscale_all(options, planned, loaded, device)
+        status = _upscale_all(options, planned, loaded, device)
+    print_profile(options.network.passes)
+    return status
 
 
 def _upscale_all(options: Options, planned: Plan, loaded: LoadedSR, device: torch.device) -> int:
@@ -125,13 +127,13 @@ def _upscale_unless_there(
     if options.skip_existing and existed:
         print(f"{target} is there already: skipped")
         return SKIPPED
-    _upscale(options.smoother, path, target, loaded, device, name, parts)
+    _upscale(options, path, target, loaded, device, name, parts)
     print(f"{target}{' (overwritten)' if existed else ''}")
     return UPSCALED
 
 
 def _upscale(
-    options: SmootherOptions,
+    options: Options,
     path: Path,
     target: Path,
     loaded: LoadedSR,
@@ -143,15 +145,20 @@ def _upscale(
     picture = images.read(path)
     images.require_format(target, picture)
     lr = picture.pixels.to(device)
+    tile = options.smoother.tile
     smoothed = memory_budget.fitted(
-        smoother(options, loaded, picture),
+        smoother(options.smoother, loaded, picture),
         lr,
         Demand.held,
-        "pass a smaller --tile, or upscale a crop" if options.tile else "leave --tile at auto",
+        "pass a smaller --tile, or upscale a crop" if tile else "leave --tile at auto",
     )
-    if options.tile == "auto" and smoothed.tile:
+    if tile == "auto" and smoothed.tile:
         print(f"{path}: in tiles of {smoothed.tile} with a halo of {smoothed.halo}, to save memory")
-    with torch.no_grad(), autocast(options.precision, device), draws_bar(name) as progress:
+    with (
+        torch.no_grad(),
+        autocast(options.smoother.precision, device),
+        draws_bar(name, smoothed.batching, options.network.passes) as progress,
+    ):
         sr = smoothed(lr, progress=progress, parts=parts).cpu()
     images.write(target, images.with_pixels(picture, sr, picture.bits))
     if parts:
