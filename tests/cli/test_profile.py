@@ -27,9 +27,8 @@ def counts(text):
 
 def table(text):
     """(passes, batches) by the size of the patches."""
-    return {
-        row[0]: row[1:] for row in re.findall(r"^\| (\d+x\d+) \| (\d+) \| (\d+) \|", text, re.M)
-    }
+    rows = re.findall(r"^\| (\d+x\d+) \| (\d+) \| (\d+) \|", text, re.MULTILINE)
+    return {patch: (passes, batches) for patch, passes, batches in rows}
 
 
 def test_upscale_counts_the_draws_of_every_tile_and_image(photo, tmp_path, capsys):
