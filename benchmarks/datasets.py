@@ -15,9 +15,14 @@ Pair = tuple[str, Tensor, Tensor]
 """(name, lr (1,3,h,w), hr (1,3,4h,4w)), in [0, 1], 8-bit values."""
 
 
+def place() -> Path:
+    """Where the data folder is, if there is one."""
+    return Path(os.environ.get("SMOOTHSR_DATA") or Path(__file__).parents[2] / "shared" / "data")
+
+
 def folder() -> Path:
     """The data folder."""
-    path = Path(os.environ.get("SMOOTHSR_DATA") or Path(__file__).parents[2] / "shared" / "data")
+    path = place()
     if not path.exists():
         raise SystemExit("set SMOOTHSR_DATA to the folder that holds images/ and checkpoints/")
     return path

@@ -15,7 +15,7 @@ from smoothsr.cli.devices import autocast
 from smoothsr.cli.errors import FAILURES, UserError, message
 from smoothsr.cli.loading import NetworkOptions, Networks, load
 from smoothsr.cli.processes import meet, place
-from smoothsr.cli.progress import draws_bar
+from smoothsr.cli.progress import draws_bar, print_profile
 from smoothsr.cli.reference import read_reference
 from smoothsr.cli.smoother import SmootherOptions, print_padding_advice, settled, smoother
 from smoothsr.engine.memory import Demand
@@ -132,6 +132,7 @@ def run(args: argparse.Namespace) -> int:
             certificate = _certify(options, smoothed, lr)
         except NotLastError as error:
             print(f"{error}; the process that is last to end writes the certificate")
+            print_profile(options.network.passes)
             return 0
         # At once: what follows may fail, and the draws are the work.
         certificate.save(f"{options.stem}.npz")
@@ -147,7 +148,9 @@ def run(args: argparse.Namespace) -> int:
     if picture.bits == 16:
         print("The file has 16 bits; the certified output is the one rounded to 8 bits.")
     record = _record(options, networks, answers, guaranteed)
-    return _write(options.stem, _products(picture, bare, answers, record))
+    status = _write(options.stem, _products(picture, bare, answers, record))
+    print_profile(options.network.passes)
+    return status
 
 
 def _smoother(options: Options, networks: Networks, picture: Picture) -> SmoothedSR:
@@ -164,7 +167,7 @@ def _smoother(options: Options, networks: Networks, picture: Picture) -> Smoothe
 def _certify(options: Options, smoothed: SmoothedSR, lr: Tensor) -> Certificate:
     with (
         autocast(options.smoother.precision, lr.device),
-        draws_bar(options.input.name) as progress,
+        draws_bar(options.input.name, smoothed.batching, options.network.passes) as progress,
     ):
         return smoothed.certify(
             lr,

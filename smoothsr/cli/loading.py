@@ -2,7 +2,7 @@
 
 import warnings
 from argparse import Namespace
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from smoothsr import adapters
 from smoothsr.adapters import LoadedDenoiser, LoadedSR
 from smoothsr.cli.devices import find_device
 from smoothsr.cli.errors import UserError
+from smoothsr.engine.passes import Passes, Watched
 from smoothsr.files.digests import fingerprint
 from smoothsr.files.regular import require_regular
 
@@ -30,12 +31,15 @@ class NetworkOptions:
     device: str = "cpu"
     denoiser: str = "none"
     compiled: bool = False
+    passes: Passes | None = None  # counts what the network runs
 
     @classmethod
     def of(cls, args: Namespace) -> "NetworkOptions":
         """Take them from the command line."""
         compiled = getattr(args, "compile", False)
-        return cls(args.model, args.arch, args.scale, args.device, args.denoiser, compiled)
+        passes = Passes() if getattr(args, "profile", False) else None
+        where = (args.model, args.arch, args.scale, args.device, args.denoiser)
+        return cls(*where, compiled, passes)
 
 
 class Networks(NamedTuple):
@@ -79,6 +83,8 @@ def load(options: NetworkOptions) -> Networks:
     sr = load_frozen(options.model, options.arch, options.scale, device)
     if options.compiled:
         sr.model.compile()  # in place: no key of its state changes
+    if options.passes:
+        sr = replace(sr, model=Watched(sr.model, options.passes))
     return Networks(sr, load_denoiser(options.denoiser, device), device)
 
 

@@ -76,6 +76,7 @@ def _upscale(commands: Commands) -> None:
     )
     _common(command, sigma=0.03, tile="auto", halo=4, precisions=(*PRECISIONS, "auto"))
     _memory(command)
+    _profile(command)
     command.set_defaults(command="upscale")
 
 
@@ -128,6 +129,7 @@ def _certify(commands: Commands) -> None:
     )
     _common(command, sigma=0.05, tile=4, halo=1, halo_noise=2.0, precisions=(*PRECISIONS, "auto"))
     _memory(command)
+    _profile(command)
     command.set_defaults(command="certify")
 
 
@@ -503,6 +505,15 @@ def _memory(command: argparse.ArgumentParser) -> None:
         type=size,
         help="what the process may take of the device's memory, such as 2GiB (default: of what is "
         "free, half where tiles are chosen by it)",
+    )
+
+
+def _profile(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--profile",
+        action="store_true",
+        help="tell at the end how many forward passes were made, of which patches, how many of "
+        "them are the floor (the draws asked for), and which share of the time was the network's",
     )
 
 

@@ -16,7 +16,7 @@ from smoothsr.cli.errors import FAILURES, message
 from smoothsr.cli.loading import NetworkOptions, Networks, load
 from smoothsr.cli.outcomes import SKIPPED, UPSCALED, Outcomes
 from smoothsr.cli.processes import meet, place
-from smoothsr.cli.progress import draws_bar
+from smoothsr.cli.progress import draws_bar, print_profile
 from smoothsr.cli.smoother import SmootherOptions, print_padding_advice, settled, smoother
 from smoothsr.cli.targets import Naming, Plan, plan
 from smoothsr.engine.memory import Demand
@@ -64,7 +64,9 @@ def run(args: argparse.Namespace) -> int:
     with ExitStack() as folders:
         for folder in dict.fromkeys(target.parent for target in planned.targets.values()):
             folders.enter_context(output_folder(folder))
-        return _upscale_all(options, planned, networks)
+        status = _upscale_all(options, planned, networks)
+    print_profile(options.network.passes)
+    return status
 
 
 def _upscale_all(options: Options, planned: Plan, networks: Networks) -> int:
@@ -122,13 +124,13 @@ def _upscale_unless_there(
     if options.skip_existing and existed:
         print(f"{target} is there already: skipped")
         return SKIPPED
-    _upscale(options.smoother, path, target, networks, name, parts)
+    _upscale(options, path, target, networks, name, parts)
     print(f"{target}{' (overwritten)' if existed else ''}")
     return UPSCALED
 
 
 def _upscale(
-    options: SmootherOptions,
+    options: Options,
     path: Path,
     target: Path,
     networks: Networks,
@@ -139,15 +141,20 @@ def _upscale(
     picture = images.read(path)
     images.require_format(target, picture)
     lr = picture.pixels.to(networks.device)
+    tile = options.smoother.tile
     smoothed = memory_budget.fitted(
-        smoother(options, networks, picture),
+        smoother(options.smoother, networks, picture),
         lr,
         Demand.held,
-        "pass a smaller --tile, or upscale a crop" if options.tile else "leave --tile at auto",
+        "pass a smaller --tile, or upscale a crop" if tile else "leave --tile at auto",
     )
-    if options.tile == "auto" and smoothed.tile:
+    if tile == "auto" and smoothed.tile:
         print(f"{path}: in tiles of {smoothed.tile} with a halo of {smoothed.halo}, to save memory")
-    with torch.no_grad(), autocast(options.precision, lr.device), draws_bar(name) as progress:
+    with (
+        torch.no_grad(),
+        autocast(options.smoother.precision, lr.device),
+        draws_bar(name, smoothed.batching, options.network.passes) as progress,
+    ):
         sr = smoothed(lr, progress=progress, parts=parts).cpu()
     images.write(target, images.with_pixels(picture, sr, picture.bits))
     if parts:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["Batching", "Kind", "out_of_memory"]
+__all__ = ["Batching", "Kind", "clock", "out_of_memory"]
 
 GAIN = 0.97  # a batch twice as large must take less than this share of the time per draw
 PIXELS = 2**12  # so many at once, of small patches, before anything is known of them
@@ -83,6 +83,7 @@ class Batching:
         self.steady = steady
         self._trials: dict[tuple[Kind, bool, bool], Trials] = {}
         self._batches = 0
+        self.draws = 0
 
     def run(
         self,
@@ -117,15 +118,16 @@ class Batching:
                 batch = make(draws[:size])
                 if plan.channels_last:
                     batch = batch.contiguous(memory_format=torch.channels_last)
-                start = _clock(batch.device)
+                start = clock(batch.device)
                 outputs = f(batch)
             except (RuntimeError, MemoryError) as error:
                 self._trials[key] = self._without(plan, trials, error)
                 continue
             if 2 * len(batch) > plan.size:  # a far shorter one tells nothing about its plan
                 times = trials.seconds.setdefault(plan, [])
-                times.append((_clock(batch.device) - start) / len(batch))
+                times.append((clock(batch.device) - start) / len(batch))
                 del times[:-KEPT]
+            self.draws += len(outputs)
             return outputs
 
     @property
@@ -238,7 +240,8 @@ def out_of_memory(error: Exception) -> bool:
     )
 
 
-def _clock(device: torch.device) -> float:
+def clock(device: torch.device) -> float:
+    """Tell the time, in seconds, once a device has done what it was given."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
     return time.perf_counter()

@@ -10,8 +10,11 @@ __all__ = ["is_compiled", "uncompiled"]
 
 
 def is_compiled(network: nn.Module) -> bool:
-    """Whether a network was compiled, by `network.compile()` or by `torch.compile(network)`."""
-    return any(getattr(network, name, None) for name in ("_compiled_call_impl", "_orig_mod"))
+    """Whether a network, or a part of it, was compiled, by `network.compile()` or by
+    `torch.compile(network)`.
+    """
+    ways = ("_compiled_call_impl", "_orig_mod")
+    return any(getattr(part, way, None) for part in network.modules() for way in ways)
 
 
 def uncompiled(network: nn.Module) -> AbstractContextManager[Any]:

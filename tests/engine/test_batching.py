@@ -69,7 +69,7 @@ class Simulated:
 def simulate(monkeypatch):
     def make(*args, **options):
         simulated = Simulated(*args, **options)
-        monkeypatch.setattr(batching, "_clock", lambda _device: simulated.now)
+        monkeypatch.setattr(batching, "clock", lambda _device: simulated.now)
         return simulated
 
     return make

@@ -1,0 +1,80 @@
+"""`--profile` of upscale and certify: its counts, never its seconds."""
+
+import re
+
+import pytest
+import torch
+from torch import nn
+
+from smoothsr import SmoothedSR
+from smoothsr.cli import main
+from smoothsr.engine.passes import Batch, Passes, Watched
+from smoothsr.files.digests import fingerprint
+
+TILES = 6  # of a 9x7 image, tile 4
+
+
+def printed(capsys, *words):
+    assert main([str(word) for word in words]) == 0
+    return capsys.readouterr().out
+
+
+def counts(text):
+    """All passes, those of draws, those beyond."""
+    found = re.search(r"(\d+) forward passes: (\d+) for the draws, .* and (\d+) beyond it", text)
+    return tuple(map(int, found.groups()))
+
+
+def table(text):
+    """(passes, batches) by the size of the patches."""
+    rows = re.findall(r"^\| (\d+x\d+) \| (\d+) \| (\d+) \|", text, re.MULTILINE)
+    return {patch: (passes, batches) for patch, passes, batches in rows}
+
+
+def test_upscale_counts_the_draws_of_every_tile_and_image(photo, tmp_path, capsys):
+    options = ["-n", 3, "--tile", 4, "--halo", 1, "--batch-size", 5, "--profile"]
+    text = printed(capsys, "upscale", photo, "-o", tmp_path / "out", *options)
+    # The memory of a pass is found out on the image's corner, here all of it.
+    assert counts(text) == (TILES * 3 + 1, TILES * 3, 1)
+    assert table(text) == {"6x6": ("18", "4"), "7x9": ("1", "1")}
+    assert "| 6x6 | 18 | 4 | 5 (15) |" in text
+
+
+def test_certify_counts_its_draws_and_those_that_it_serves(photo, tmp_path, capsys):
+    options = ["--n-cert", 200, "--levels", 4, "-n", 3, "--tile", 4, "--halo", 1, "--profile"]
+    text = printed(capsys, "certify", photo, "-o", tmp_path / "out", *options)
+    everything, draws, beyond = counts(text)
+    assert draws == TILES * (200 + 3)
+    # The corner once for memory and once without noise; a pair of patches twice, then one by one.
+    assert (everything, beyond) == (draws + 8, 8)
+    assert table(text)["7x9"] == ("2", "2")
+    assert int(table(text)["6x6"][0]) == draws + 6
+
+
+@pytest.mark.parametrize("command", ["upscale", "certify"])
+def test_without_it_nothing_is_counted_or_told(command, photo, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(Watched, "__init__", lambda *_: pytest.fail("the network is watched"))
+    more = ["--n-cert", 100, "--levels", 4] if command == "certify" else []
+    options = ["-n", 3, "--tile", 4, "--halo", 1, *more]
+    assert "forward passes:" not in printed(
+        capsys, command, photo, "-o", tmp_path / "out", *options
+    )
+
+
+def test_a_watched_network_is_told_from_the_bare_one_by_nothing_but_its_counts():
+    bare, passes = nn.Conv2d(3, 3, 1).eval(), Passes()
+    watched = Watched(bare, passes)
+    lr = torch.rand(2, 3, 5, 4)
+    assert torch.equal(watched(lr), bare(lr))
+    assert passes.batches == {Batch(5, 4, 2): 1}
+    assert passes.count == 2
+    assert not watched.training
+    assert fingerprint(watched) == fingerprint(bare)
+    assert watched.state_dict().keys() == bare.state_dict().keys()
+
+
+def test_a_compiled_network_is_known_for_one_under_the_watch():
+    network = nn.Conv2d(3, 3, 1).eval()
+    assert not SmoothedSR(Watched(network, Passes()), 0.1).batching.steady
+    network.compile()
+    assert SmoothedSR(Watched(network, Passes()), 0.1).batching.steady
