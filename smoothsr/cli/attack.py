@@ -290,12 +290,19 @@ def _settle(args: argparse.Namespace, certificate: Certificate | None) -> None:
         given = getattr(args, name)
         tiled = certificate and certificate.tile
         if certificate and given not in (None, value) and (tiled or not name.startswith("halo")):
-            option = f"-{'' if name == 'n' else '-'}{name.replace('_', '-')} {given}"
             raise UserError(
-                f"{option} contradicts {args.certificate}, which was made with {value}: "
-                "leave it out"
+                f"{_typed(name, given)} contradicts {args.certificate}, which was made with "
+                f"{_typed(name, value)}: leave it out"
             )
         setattr(args, name, value if given is None else given)
+
+
+def _typed(name: str, value: object) -> str:
+    """Write an option as it is typed."""
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{option}" if value else f"--no-{option}"
+    return f"-n {value}" if name == "n" else f"--{option} {value}"
 
 
 def _certified(certificate: Certificate, file: Path) -> dict[str, Any]:
