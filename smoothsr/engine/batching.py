@@ -152,7 +152,8 @@ class Batching:
             return next(plan for plan in layouts if math.inf not in seconds.get(plan, ()))
         most = self._most(kind)
         for plan in self._candidates(first, most, seconds):
-            if plan.size <= remaining and len(seconds.get(plan, ())) < TRIALS:
+            # A batch of all that remain tells enough of a plan up to twice as long.
+            if plan.size < 2 * remaining and len(seconds.get(plan, ())) < TRIALS:
                 return plan
         known = {plan: median(times) for plan, times in seconds.items() if plan.size <= most}
         usable = {plan: time for plan, time in known.items() if time < math.inf}
