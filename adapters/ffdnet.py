@@ -13,62 +13,26 @@ Image Denoising", 2018 (arXiv 1710.04026).
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from .checkpoint import State
-from .dncnn import convolutions
-from .fitted import Found, fill, padded
+from .convolution_chain import Chain, recognize_chain
+from .fitted import Found, padded
 
 __all__ = ["FFDNet", "ResidualFFDNet", "detect"]
 
 
-def detect(state: State, scale: int | None) -> Found | None:  # noqa: ARG001  it is 1
-    """Build the network of a FFDNet's state dict; None if it is another's.
-
-    Args:
-        state: Keys without a wrapper's prefix.
-        scale: Of no use.
-
-    Raises:
-        CheckpointError: If its shapes don't fit together.
-    """
-    layers = convolutions(state)
-    if len(layers) < 2:
-        return None
-    features, channels_in = layers[0].shape[:2]
-    channels = len(layers[-1]) // 4
-    network = {4 * channels + each.maps: each for each in (FFDNet, ResidualFFDNet)}.get(channels_in)
-    if network is None or not channels:
-        return None
-    name = f"{network.__name__} ({features} features, {len(layers)} convolutions)"
-    built = network(channels, features, len(layers))
-    return Found(fill(built, [state], name), name, scale=1, channels=channels)
-
-
-class FFDNet(nn.Module):
+class FFDNet(Chain):
     """Remove Gaussian noise of a known strength.
-
-    Args:
-        channels: Of the image, 3 for RGB.
-        features: Channels of every hidden layer.
-        convolutions: How many there are, the first and the last included.
 
     Example:
         >>> sum(p.numel() for p in FFDNet(3, 96, 12).parameters())
         852108
     """
 
-    maps = 1
-    """Channels of the noise's strength: 1, the mean of 2x2 pixels, or 4, each of them."""
-
-    def __init__(self, channels: int, features: int, convolutions: int) -> None:
-        super().__init__()
-        layers: list[nn.Module] = [nn.Conv2d(4 * channels + self.maps, features, 3, padding=1)]
-        for _ in range(convolutions - 2):
-            layers += [nn.ReLU(), nn.Conv2d(features, features, 3, padding=1)]
-        layers += [nn.ReLU(), nn.Conv2d(features, 4 * channels, 3, padding=1)]
-        self.model = nn.Sequential(*layers)
+    fold = 4
+    maps = 1  # the mean of 2x2 pixels; of ResidualFFDNet 4, each of them
 
     def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         """Denoise.
@@ -101,3 +65,16 @@ class ResidualFFDNet(FFDNet):
     def forward(self, noisy: Tensor, sigma: Tensor) -> Tensor:
         """Denoise as FFDNet does."""
         return noisy + super().forward(noisy, sigma)
+
+
+def detect(state: State, scale: int | None) -> Found | None:  # noqa: ARG001  it is 1
+    """Build the network of a FFDNet's state dict; None if it is another's.
+
+    Args:
+        state: Keys without a wrapper's prefix.
+        scale: Of no use.
+
+    Raises:
+        CheckpointError: If its shapes don't fit together.
+    """
+    return recognize_chain(state, (FFDNet, ResidualFFDNet))

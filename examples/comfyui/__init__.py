@@ -5,6 +5,7 @@ ComfyUI finds it when this folder lies in its custom_nodes folder; see README.md
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -114,23 +115,26 @@ class SmoothUpscale:
             **_before(denoiser, denoiser_sigma),
         )
         home = upscale_model.device
-        device, progress = home, None
-        try:
-            from comfy import model_management, utils
-        except ImportError:  # outside of ComfyUI: on the model's own device
-            pass
-        else:
-            device, progress = (
-                model_management.get_torch_device(),
-                utils.ProgressBar(1).update_absolute,
-            )
-            model_management.free_memory(model_management.module_size(upscale_model.model), device)
+        device, progress = _ready(upscale_model)
         try:
             with torch.no_grad():
                 sr = smoothed.to(device)(image.movedim(-1, 1).to(device), progress=progress)
         finally:
             upscale_model.to(home)
         return (sr.movedim(1, -1).to(image.device),)
+
+
+def _ready(upscale_model: Any) -> tuple[torch.device, Callable[[int, int], None] | None]:
+    """Make room on ComfyUI's device, and return it with ComfyUI's progress bar; outside of ComfyUI
+    the model's own device.
+    """
+    try:
+        from comfy import model_management, utils
+    except ImportError:
+        return upscale_model.device, None
+    device = model_management.get_torch_device()
+    model_management.free_memory(model_management.module_size(upscale_model.model), device)
+    return device, utils.ProgressBar(1).update_absolute
 
 
 def _number(
