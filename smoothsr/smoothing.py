@@ -396,10 +396,7 @@ class SmoothedSR(Transparent):
         with torch.no_grad():
             probe, output_shape = self._require_independence(lr)
             if n == "auto":
-                key = self._key(lr, "auto", request, void_guarantee_seed) if parts else ""
-                planned = self.draws_wanted(lr, alpha=alpha, seed=void_guarantee_seed)
-                planned = parts.agree(f"{key}_n", planned) if parts else planned
-                request = request._replace(n=planned)
+                request = self._planned(lr, request, void_guarantee_seed, parts)
             requests = plan(request, looks, values_at_once(scope, output_shape))
             certificate = until_enough(
                 requests,
@@ -411,6 +408,15 @@ class SmoothedSR(Transparent):
         if kind != "spectral" and not certificate.z.size:
             _warn_of_few_draws(certificate)
         return certificate
+
+    def _planned(
+        self, lr: Tensor, request: Request, seed: int | None, parts: Parts | None
+    ) -> Request:
+        """Replace the number of draws by the one that lr needs, on which processes agree."""
+        wanted = self.draws_wanted(lr, alpha=request.alpha, seed=seed)
+        if parts:
+            wanted = parts.agree(f"{self._key(lr, 'auto', request, seed)}_n", wanted)
+        return request._replace(n=wanted)
 
     def _evidence(
         self,
