@@ -423,3 +423,17 @@ def test_steady_batches_are_of_one_length_and_nothing_is_tried(simulate):
     for _ in range(3):
         assert predictor.all(batches, 21) == [(7, False)] * 3
     assert predictor.all(batches, 56, kind(side=12)) == [(28, False)] * 2
+
+
+def test_the_newest_times_count(simulate):
+    calls = {1: 0, 2: 0}
+
+    def seconds(size, _):
+        calls[size] += 1
+        return {1: 1.0, 2: 0.5 if calls[2] <= 3 * batching.KEPT else 4.0}[size]
+
+    predictor, batches = simulate(seconds), Batching(None, False, most=2)
+    for _ in range(20):
+        settled = predictor.all(batches, 8)
+    assert calls[2] > 3 * batching.KEPT
+    assert {size for size, _ in settled} == {1}
