@@ -37,6 +37,6 @@ def _seconds(passes: Passes) -> str:
     share = 100 * rest / passes.drawing if passes.drawing else 0.0
     return (
         f"Drawing took {passes.drawing:.2f} s: {passes.network_drawing:.2f} s in the network and "
-        f"{rest:.2f} s, {share:.1f}%, in everything else (a denoiser too). Passes beyond the draws took "
-        f"{passes.network - passes.network_drawing:.2f} s."
+        f"{rest:.2f} s, {share:.1f}%, in everything else (a denoiser too). Passes beyond the "
+        f"draws took {passes.network - passes.network_drawing:.2f} s."
     )
