@@ -122,9 +122,11 @@ def open_image(path: Path) -> Tensor:
         return torch.from_numpy(np.array(file.convert("RGB"))).permute(2, 0, 1)[None] / 255
 
 
-def write(out: Path, run: Run, metadata: dict[str, str]) -> None:
+def write(
+    out: Path, run: Run, metadata: dict[str, str], dtype: torch.dtype = torch.float32
+) -> None:
     """Write the weights, with what they are and how they were made."""
-    weights = {key: value.contiguous() for key, value in run.model.state_dict().items()}
+    weights = {key: value.to(dtype).contiguous() for key, value in run.model.state_dict().items()}
     part = out.with_suffix(".part")
     save_file(weights, part, {**metadata, "steps": str(run.step), "license": "Apache-2.0"})
     os.replace(part, out)

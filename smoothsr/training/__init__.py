@@ -1,5 +1,17 @@
-"""Making networks better under smoothing."""
+"""Making networks better under smoothing.
 
+Everything here is an objective, a function of (model, lr, hr) that takes the place of
+`criterion(model(lr), hr)` in anyone's training loop, or a hook.
+
+    objective    what an objective is, and its noise
+    noise        Gaussian noise on the input, as a hook
+    smoothed     the loss of the smoothed output
+    consistency  how much outputs differ between draws
+"""
+
+from smoothsr.training.consistency import ConsistencyPenalty
 from smoothsr.training.noise import NoiseAugmentation
+from smoothsr.training.objective import StepSeed
+from smoothsr.training.smoothed import SmoothedLoss
 
-__all__ = ["NoiseAugmentation"]
+__all__ = ["ConsistencyPenalty", "NoiseAugmentation", "SmoothedLoss", "StepSeed"]
