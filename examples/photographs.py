@@ -2,6 +2,7 @@
 them.
 """
 
+import argparse
 import glob
 import os
 import subprocess
@@ -93,3 +94,14 @@ def crop(
     turns, flip = int(rng.integers(4)), bool(rng.integers(2))
     turned = (torch.rot90(image, turns, (1, 2)) for image in best[1])
     return tuple(image.flip(2) if flip else image for image in turned)
+
+
+def main() -> None:
+    """Print the paths of all photographs, downloaded into the folder that is named."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="where the packages are kept")
+    print("\n".join(fetch(parser.parse_args().folder)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,23 +1,37 @@
 """The images that evaluate and sweep measure on: HR files, and LR from files or by reduction."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from smoothsr.adapters import LoadedSR
 from smoothsr.cli.errors import UserError
-from smoothsr.cli.study_options import StudyOptions
 from smoothsr.evaluation.records import Image
 from smoothsr.files import images
+from smoothsr.files.reduction import reduced
 from smoothsr.metrics import to_8bit
 
-__all__ = ["find_images", "read_pair"]
+__all__ = ["PairOptions", "find_images", "read_pair"]
 
 
-def find_images(options: StudyOptions) -> list[Path]:
+class PairOptions(Protocol):
+    """Where images are: HR files or folders; the folder of LR files, or None; and the side of the
+    central crop that is taken, in LR pixels, or None.
+    """
+
+    @property
+    def hr(self) -> Sequence[str]: ...
+    @property
+    def lr(self) -> Path | None: ...
+    @property
+    def crop(self) -> int | None: ...
+
+
+def find_images(options: PairOptions) -> list[Path]:
     """List the HR files.
 
     Raises:
@@ -41,7 +55,7 @@ def find_images(options: StudyOptions) -> list[Path]:
     return paths
 
 
-def read_pair(options: StudyOptions, path: Path, loaded: LoadedSR, device: torch.device) -> Image:
+def read_pair(options: PairOptions, path: Path, loaded: LoadedSR, device: torch.device) -> Image:
     """Read HR, cut to a multiple of the scale, and LR, from its file or by reduction; of one
     channel if both are gray.
 
@@ -54,7 +68,10 @@ def read_pair(options: StudyOptions, path: Path, loaded: LoadedSR, device: torch
     if not height or not width:
         raise ValueError(f"HR has {hr.shape[3]}x{hr.shape[2]} pixels, fewer than the scale {scale}")
     hr = hr[..., : height * scale, : width * scale]
-    lr = _reduced(hr, scale) if options.lr is None else _read_lr(options.lr, path.stem, hr, scale)
+    if options.lr is None:
+        lr = to_8bit(reduced(hr, scale)) / 255  # as benchmarks' LR files are
+    else:
+        lr = _read_lr(options.lr, path.stem, hr, scale)
     channels = max(lr.shape[1], hr.shape[1])
     if channels > loaded.channels:
         raise ValueError(f"the networks take {loaded.channels} channel, the image has {channels}")
@@ -64,13 +81,6 @@ def read_pair(options: StudyOptions, path: Path, loaded: LoadedSR, device: torch
         path.stem,
         *(picture.expand(-1, channels, -1, -1).contiguous().to(device) for picture in (lr, hr)),
     )
-
-
-def _reduced(hr: Tensor, scale: int) -> Tensor:
-    """Reduce HR by an antialiased bicubic kernel, rounded to 8 bits, as benchmarks' LR is."""
-    size = (hr.shape[2] // scale, hr.shape[3] // scale)
-    lr = F.interpolate(hr, size, mode="bicubic", antialias=True, align_corners=False)
-    return to_8bit(lr) / 255
 
 
 def _read_lr(folder: Path, stem: str, hr: Tensor, scale: int) -> Tensor:

@@ -19,7 +19,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from smoothsr import __version__, metrics
+from smoothsr import __version__
 from smoothsr.attacks.views import seed_of, serve
 from smoothsr.evaluation.conditions import Condition
 from smoothsr.evaluation.records import (
@@ -31,12 +31,12 @@ from smoothsr.evaluation.records import (
     Setting,
     statistic,
 )
+from smoothsr.evaluation.scores import METRICS, score
 from smoothsr.files.atomic import replacing
 from smoothsr.files.digests import digest, fingerprint
 
-__all__ = ["METRICS", "Study"]
+__all__ = ["Study"]
 
-METRICS = ("psnr", "psnr_y", "ssim", "ssim_y", "mse", "lpips")
 Scores = dict[str, dict[str, float]]
 """Of one image: {what was measured: {metric: value}}."""
 
@@ -110,7 +110,10 @@ class Study:
                         attacked = condition.apply(image.lr, image.hr, model, seed)
                     complaint = f"{name} gives NaN under {condition.text}"
                     output = _served(model, attacked, seed, complaint)
-                    scores = {self._stored(m): self._score(m, output, image) for m in missing}
+                    scores = {
+                        self._stored(m): score(m, output, image, self.lpips_weights)
+                        for m in missing
+                    }
                     self._store(image.name, pixels, key, scores)
                 progress()
 
@@ -157,22 +160,6 @@ class Study:
         return json.dumps(
             [__version__, self._digests[name][:16], how, condition.text, self.seed, *where]
         )
-
-    def _score(self, metric: str, output: Tensor, image: Image) -> float:
-        if output.shape != image.hr.shape:
-            raise ValueError(
-                f"{image.name}: HR is {(*image.hr.shape,)}, the output {(*output.shape,)}: "
-                "another scale?"
-            )
-        if metric == "lpips":  # not in the network's precision
-            with torch.autocast(output.device.type, enabled=False):
-                return metrics.lpips(output, image.hr, weights=self.lpips_weights).item()
-        name, _, channel = metric.partition("_")
-        pair = [picture.cpu() for picture in (output, image.hr)]  # for float64, which some lack
-        if channel and output.shape[1] == 1:  # gray has the luma of a colour of equal channels
-            pair = [picture.expand(-1, 3, -1, -1) for picture in pair]
-        border = image.hr.shape[-1] // image.lr.shape[-1]
-        return getattr(metrics, name)(*pair, border=border, y=bool(channel)).item()
 
     def _store(self, name: str, pixels: str, key: str, scores: Mapping[str, float]) -> None:
         whole = self._read(name)  # anew, since another run may have added to it

@@ -30,7 +30,7 @@ def trace(outputs: Tensor) -> Tensor:
         >>> trace(torch.tensor([-1.0, 1.0]).view(2, 1, 1, 1, 1)).item()
         2.0
     """
-    return outputs.var(0, correction=1).mean()
+    return _in_single(outputs).var(0, correction=1).mean()
 
 
 def top_singular_value(outputs: Tensor, tile: int) -> Tensor:
@@ -62,12 +62,17 @@ def top_singular_value(outputs: Tensor, tile: int) -> Tensor:
         raise ValueError(f"tile must be 1 to {min(height, width)} output pixels, got {tile}")
     tiles = outputs.unfold(-2, tile, tile).unfold(-2, tile, tile)  # (N,B,C,rows,columns,t,t)
     parts = tiles.permute(1, 3, 4, 0, 2, 5, 6).flatten(4).flatten(0, 2)  # (tiles,N,values)
-    parts = parts.float() if parts.dtype.itemsize < 4 else parts
+    parts = _in_single(parts)
     centred = parts - parts.mean(1, keepdim=True)
     # N draws span at most N - 1 directions, so their inner products tell all that the covariance
     # of thousands of values does.
     products = centred @ centred.transpose(1, 2) / (draws - 1)
     return torch.linalg.eigvalsh(products)[:, -1].mean() / parts.shape[2]
+
+
+def _in_single(outputs: Tensor) -> Tensor:
+    """Return outputs of half precision, as under autocast, in single precision for sums."""
+    return outputs.to(torch.promote_types(outputs.dtype, torch.float32))
 
 
 class ConsistencyPenalty:

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["NoiseAugmentation"]
+from smoothsr.training.objective import BaseLoss, StepSeed, gaussian
+
+__all__ = ["NoiseAugmentation", "NoisyLoss", "PlainLoss"]
 
 
 class NoiseAugmentation:
@@ -79,3 +81,51 @@ class NoiseAugmentation:
 
     def __repr__(self) -> str:
         return f"NoiseAugmentation({self.sigma})"
+
+
+class PlainLoss(nn.Module):
+    """The usual loss, base(model(lr), hr), as an objective.
+
+    Args:
+        base: Maps (sr, hr) to one number.
+    """
+
+    def __init__(self, base: BaseLoss) -> None:
+        super().__init__()
+        self.base = base
+
+    def forward(
+        self, model: nn.Module, lr: Tensor, hr: Tensor, at: StepSeed | None = None
+    ) -> Tensor:
+        """Compute the loss of a batch: lr (B,C,h,w) in [0, 1], hr (B,C,H,W); `at` plays no part."""
+        del at
+        return self.base(model(lr), hr)
+
+
+class NoisyLoss(nn.Module):
+    """The usual loss on noisy input, as an objective.
+
+    Args:
+        base: Maps (sr, hr) to one number.
+        sigma: (lo, hi): noise standard deviations in units of an input in [0, 1], of which each
+            image gets one, uniformly.
+
+    Raises:
+        ValueError: If sigma is no pair 0 <= lo <= hi.
+    """
+
+    def __init__(self, base: BaseLoss, sigma: tuple[float, float]) -> None:
+        super().__init__()
+        self.base, self.sigma = base, NoiseAugmentation(sigma).sigma
+
+    def forward(
+        self, model: nn.Module, lr: Tensor, hr: Tensor, at: StepSeed | None = None
+    ) -> Tensor:
+        """Compute the loss of a batch, as `PlainLoss` takes it; `at` fixes the noise, None takes a
+        fresh one.
+        """
+        low, high = self.sigma
+        other = StepSeed(~at.seed, at.first) if at else None  # of strengths, not of noise
+        shares = torch.special.ndtr(gaussian(lr[:, :1, :1, :1], 1, other)[0])  # uniform in [0, 1]
+        noisy = lr + (low + (high - low) * shares) * gaussian(lr, 1, at)[0]
+        return self.base(model(noisy), hr)

@@ -107,7 +107,7 @@ class SmoothedLoss(nn.Module):
         noise = gaussian(lr, len(self.sigmas) * self.draws, at)
         strengths = lr.new_tensor(self.sigmas).repeat_interleave(self.draws)
         noisy = lr + strengths.view(-1, 1, 1, 1, 1) * noise
-        outputs = model(noisy.flatten(0, 1)).unflatten(0, noise.shape[:2])
+        outputs = model(noisy.flatten(0, 1)).to(hr.dtype).unflatten(0, noise.shape[:2])
         losses = [self.judge(part, hr) for part in outputs.split(self.draws)]
         return torch.stack(losses).mean()
 

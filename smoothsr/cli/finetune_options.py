@@ -1,0 +1,121 @@
+"""The options of finetune, refused at once where they would fail after hours."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from smoothsr import __version__
+from smoothsr.adapters import LoadedSR
+from smoothsr.cli.devices import find_device
+from smoothsr.cli.errors import UserError
+from smoothsr.cli.processes import place
+from smoothsr.engine.arguments import settled_draws
+from smoothsr.training.methods import Numbers
+
+__all__ = ["FineTuneOptions"]
+
+# What may differ between two starts of one run: where things are, and what is measured of it.
+PLACES = ("out", "data", "cache", "device", "model", "hr", "lr", "lpips_weights", "vgg_weights")
+MEASURED = ("crop", "metrics", "validations", "agg", "n", "antithetic")
+HERE = (*PLACES, *MEASURED, "command", "dry_run")
+
+
+@dataclass(frozen=True)
+class FineTuneOptions:
+    """What finetune is told.
+
+    Args:
+        args: As parsed.
+        device: Where it runs.
+    """
+
+    args: argparse.Namespace
+    device: torch.device
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> "FineTuneOptions":
+        """Check the options.
+
+        Raises:
+            UserError: If one is out of its range, or the weights' file is there already.
+        """
+        _require_ranges(args)
+        ranks = place()[1]
+        if args.batch % ranks:
+            raise UserError(f"--batch {args.batch} can't be shared by {ranks} processes")
+        args.n, args.antithetic = settled_draws(args.n, args.agg, args.antithetic)
+        options = cls(args, find_device(args.device))
+        if options.out.suffix not in (".safetensors", ".pth"):
+            raise UserError(f"--out must end in .safetensors or .pth, got {options.out}")
+        if options.out.exists() and not options.state.exists() and not args.dry_run:
+            raise UserError(f"{options.out} is there already: name another --out, or remove it")
+        return options
+
+    @property
+    def out(self) -> Path:
+        """The weights' file."""
+        return Path(self.args.out)
+
+    @property
+    def state(self) -> Path:
+        """What a run that was cut off goes on from."""
+        return self.out.with_suffix(".state")
+
+    @property
+    def figure(self) -> Path:
+        """The curves."""
+        return self.out.with_suffix(".png")
+
+    @property
+    def cache(self) -> Path:
+        """The folder of decoded images."""
+        return Path(self.args.cache or self.out.with_suffix(".cache"))
+
+    @property
+    def precision(self) -> torch.dtype:
+        """Of the network's arithmetic."""
+        found: torch.dtype = getattr(torch, self.args.precision)
+        return found
+
+    @property
+    def numbers(self) -> Numbers:
+        """What the method is told."""
+        args = self.args
+        return Numbers(
+            sigma=args.sigma,
+            sigmas=tuple(args.sigmas),
+            draws=args.draws,
+            weight=args.weight,
+            kind=args.kind,
+            tile=args.penalty_tile,
+            eps=args.eps,
+            norm=args.norm,
+            steps=args.attack_steps,
+        )
+
+    def recipe(self, loaded: LoadedSR, images: int) -> dict[str, Any]:
+        """Name all that the weights depend on, images by their number."""
+        told = {name: value for name, value in vars(self.args).items() if name not in HERE}
+        network = {"model": loaded.name, "sha256": loaded.sha256}
+        return {"smoothsr": __version__, **network, "images": images, **told}
+
+
+def _require_ranges(args: argparse.Namespace) -> None:
+    """Refuse numbers that make no sense."""
+    whole = {name: getattr(args, name) for name in ("batch", "patch", "validations", "draws")}
+    whole |= {"reduce": min(args.reduce), "seed": args.seed + 1, "steps": args.steps or 1}
+    whole |= {"crop": args.crop or 1, "attack-steps": args.attack_steps or 1}
+    whole |= {"penalty-tile": args.penalty_tile}
+    for name, value in whole.items():
+        if value < 1:
+            least = 0 if name == "seed" else 1
+            raise UserError(f"--{name} must be at least {least}, got {value - (name == 'seed')}")
+    numbers = {name: getattr(args, name) for name in ("minutes", "sigma", "eps")}
+    for name, value in {**numbers, "lr": args.rate}.items():
+        if value <= 0:
+            raise UserError(f"--{name} must be greater than 0, got {value:g}")
+    if not 0 <= args.ema < 1:
+        raise UserError(f"--ema must be at least 0 and less than 1, got {args.ema:g}")
