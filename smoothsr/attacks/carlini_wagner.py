@@ -5,7 +5,7 @@ from torch import Tensor
 
 from smoothsr.attacks import budget, objective
 from smoothsr.attacks.budget import Norm, PerImage, l2_budget
-from smoothsr.attacks.objective import Loss, Model, Step
+from smoothsr.attacks.objective import Keep, Loss, Model, Step
 
 __all__ = ["cw"]
 
@@ -22,6 +22,7 @@ def cw(
     target: Tensor | None = None,
     draws: int = 1,
     seed: int = 0,
+    keep: Keep = "best",
     steps: int = 100,
     step_size: PerImage | None = None,
     c: float = 100.0,
@@ -30,7 +31,7 @@ def cw(
     Wagner's attack.
 
     With the loss "l2" a change pays as soon as the network amplifies it by more than 1/c. It starts
-    where `bim` does, and keeps each image's least objective.
+    where `bim` does, and keeps each image's least objective, or with keep="last" the last iterate.
 
     Args:
         model: As of `pgd`.
@@ -43,6 +44,7 @@ def cw(
         target: As of `pgd`.
         draws: As of `pgd`.
         seed: As of `pgd`.
+        keep: As of `pgd`.
         steps: Steps of Adam.
         step_size: Adam's, in units of one value of lr, a number or (B,). None shrinks it to 0,
             linearly, from the root mean square change that fills the budget, or from .01 without
@@ -60,7 +62,6 @@ def cw(
     rate = torch.full_like(limit, 0.01) if eps is None else limit / largest
     deviation = objective.gain_of(model, lr, reference, target, loss, draws)
     noise = budget.random_changes(lr, rate * largest, norm, 1, seed)[0]
-    start = objective.unless_flat(deviation, noise)
     adam = _adam(lr, rate, steps, step_size)
 
     def gain(change: Tensor) -> Tensor:
@@ -73,8 +74,14 @@ def cw(
         # and `gain` projects.
         return budget.clip(lr, budget.project(moved, limit, norm) if norm == "linf" else moved)
 
-    kept = [*objective.iterates(gain, [start], step, steps, draws)]
-    return lr + budget.project(objective.best_of(gain, kept, draws), limit, norm)
+    if objective.one_path(keep):
+        start = noise if reference is None and target is None else torch.zeros_like(lr)
+        found = objective.last(gain, start, step, steps, draws)
+    else:
+        start = objective.unless_flat(deviation, noise)
+        kept = [*objective.iterates(gain, [start], step, steps, draws)]
+        found = objective.best_of(gain, kept, draws)
+    return lr + budget.project(found, limit, norm)
 
 
 def _adam(lr: Tensor, rate: Tensor, steps: int, step_size: PerImage | None) -> Step:

@@ -3,7 +3,7 @@ several changes.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -13,12 +13,15 @@ from smoothsr.attacks import budget
 
 __all__ = [
     "Gain",
+    "Keep",
     "Loss",
     "Model",
     "best_of",
     "gain_of",
     "iterates",
+    "last",
     "most_harmful",
+    "one_path",
     "pick",
     "slope",
     "unless_flat",
@@ -27,6 +30,7 @@ __all__ = [
 JUDGED = 4  # times as many draws decide between changes as make up a step
 Model = Callable[[Tensor], Tensor]
 Loss = Literal["l1", "l2"] | Callable[[Tensor, Tensor], Tensor]
+Keep = Literal["best", "last"]
 Gain = Callable[[Tensor], Tensor]
 """A change (B,C,h,w) of the input -> how good it is for the attacker, (B,1,1,1)."""
 Step = Callable[[int, Tensor, Tensor], Tensor]
@@ -144,6 +148,23 @@ def iterates(
             change = step(t, change, gradient)
         yield best
         yield change
+
+
+def one_path(keep: Keep) -> bool:
+    """Whether one path's last iterate is wanted, and not the best of all that was found.
+
+    Raises:
+        ValueError: If keep is unknown.
+    """
+    if keep not in get_args(Keep):
+        raise ValueError(f'keep must be "best" or "last", got {keep!r}')
+    return keep == "last"
+
+
+def last(gain: Gain, start: Tensor, step: Step, steps: int, draws: int) -> Tensor:
+    """Return the last change of one path."""
+    *_, change = iterates(gain, [start], step, steps, draws)
+    return change
 
 
 def best_of(gain: Gain, changes: Sequence[Tensor], draws: int) -> Tensor:

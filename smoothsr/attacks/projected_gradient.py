@@ -7,7 +7,7 @@ from torch import Tensor
 
 from smoothsr.attacks import budget, objective
 from smoothsr.attacks.budget import Norm, PerImage
-from smoothsr.attacks.objective import Loss, Model, Step
+from smoothsr.attacks.objective import Keep, Loss, Model, Step
 
 __all__ = ["bim", "fgsm", "pgd"]
 
@@ -23,6 +23,7 @@ def fgsm(
     target: Tensor | None = None,
     draws: int = 1,
     seed: int = 0,
+    keep: Keep = "best",
 ) -> Tensor:
     """Attack by one gradient step to the border of the budget: `bim` with steps=1."""
     return bim(
@@ -35,6 +36,7 @@ def fgsm(
         target=target,
         draws=draws,
         seed=seed,
+        keep=keep,
         steps=1,
     )
 
@@ -50,6 +52,7 @@ def bim(
     target: Tensor | None = None,
     draws: int = 1,
     seed: int = 0,
+    keep: Keep = "best",
     steps: int = 40,
     step_size: PerImage | None = None,
 ) -> Tensor:
@@ -64,6 +67,7 @@ def bim(
         target=target,
         draws=draws,
         seed=seed,
+        keep=keep,
         steps=steps,
         step_size=step_size,
         random_start=False,
@@ -82,6 +86,7 @@ def pgd(
     target: Tensor | None = None,
     draws: int = 1,
     seed: int = 0,
+    keep: Keep = "best",
     steps: int = 40,
     step_size: PerImage | None = None,
     restarts: int = 1,
@@ -111,6 +116,10 @@ def pgd(
         draws: Evaluations of the model a step, whose losses are averaged. One will do for a model
             that isn't random.
         seed: Fixes the random starts, which are the same for every image of a batch.
+        keep: "last" follows one path, from one start, and returns its last iterate unjudged: an
+            attack of `steps * draws` gradients, as adversarial training runs it at every step. It
+            starts at a random point where random_start says so, or where what the output is driven
+            away from is the output itself, whose loss is flat at lr.
         steps: Gradient steps from each start.
         step_size: Length of every step in `norm`, a number or (B,). None shrinks it from 2*eps to 0
             and adds Auto-PGD's momentum: large steps find the direction, small ones settle, and
@@ -123,8 +132,8 @@ def pgd(
             the budget.
 
     Returns:
-        Each image's best iterate: in [0, 1], of lr's dtype and device, within eps of lr exactly,
-        also after rounding to that dtype.
+        Each image's best iterate, or the last one: in [0, 1], of lr's dtype and device, within eps
+        of lr exactly, also after rounding to that dtype.
 
     Raises:
         ValueError: If an argument is out of its range, shapes don't fit, or the output carries no
@@ -135,9 +144,17 @@ def pgd(
         >>> f"{pgd(lambda x: x**2, grey, black, eps=0.1).min():.4f}"
         '0.6000'
     """
+    one_path = objective.one_path(keep)
+    if one_path and (restarts > 1 or starts):
+        raise ValueError('keep="last" follows one path: pass neither restarts nor starts')
     limit = budget.limit(lr, eps, norm)
     gain = objective.gain_of(model, lr, reference, target, loss, draws)
     first = budget.random_changes(lr, limit, norm, restarts, seed)
+    step = _ascent(lr, limit, norm, steps, step_size)
+    if one_path:
+        elsewhere = random_start or (reference is None and target is None)
+        start = first[0] if elsewhere else torch.zeros_like(lr)
+        return lr + objective.last(gain, start, step, steps, draws)
     kept = list[Tensor]()
     if random_start:
         shift = objective.best_of(gain, budget.uniform_changes(lr, limit, norm), draws)
@@ -145,7 +162,6 @@ def pgd(
     else:
         first = [objective.unless_flat(gain, first[0])]
     first += [_within(lr, change, limit, norm) for change in starts]
-    step = _ascent(lr, limit, norm, steps, step_size)
     kept += objective.iterates(gain, first, step, steps, draws)
     return lr + objective.best_of(gain, kept, draws)
 

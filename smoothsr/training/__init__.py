@@ -7,11 +7,23 @@ Everything here is an objective, a function of (model, lr, hr) that takes the pl
     noise        Gaussian noise on the input, as a hook
     smoothed     the loss of the smoothed output
     consistency  how much outputs differ between draws
+    adversarial  inputs that an attack made
+    penalty      the loss's gradient at the input
 """
 
+from smoothsr.training.adversarial import AdversarialAugmentation, AdversarialLoss
 from smoothsr.training.consistency import ConsistencyPenalty
 from smoothsr.training.noise import NoiseAugmentation
 from smoothsr.training.objective import StepSeed
+from smoothsr.training.penalty import GradientPenalty
 from smoothsr.training.smoothed import SmoothedLoss
 
-__all__ = ["ConsistencyPenalty", "NoiseAugmentation", "SmoothedLoss", "StepSeed"]
+__all__ = [
+    "AdversarialAugmentation",
+    "AdversarialLoss",
+    "ConsistencyPenalty",
+    "GradientPenalty",
+    "NoiseAugmentation",
+    "SmoothedLoss",
+    "StepSeed",
+]
