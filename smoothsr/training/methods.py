@@ -6,8 +6,12 @@ from functools import partial
 
 from torch import nn
 
-from smoothsr.attacks.budget import Norm
-from smoothsr.training.adversarial import AdversarialAugmentation, AdversarialLoss, AttackName
+from smoothsr.training.adversarial import (
+    AdversarialAugmentation,
+    AdversarialLoss,
+    Attack,
+    TrainingNorm,
+)
 from smoothsr.training.consistency import ConsistencyPenalty, Kind
 from smoothsr.training.noise import NoisyLoss, PlainLoss
 from smoothsr.training.objective import BaseLoss
@@ -42,7 +46,7 @@ class Numbers:
     kind: Kind = "trace"
     tile: int = 16
     eps: float = 4 / 255
-    norm: Norm = "linf"
+    norm: TrainingNorm = "linf"
     steps: int | None = None
 
     def penalty(self, usual: float) -> ConsistencyPenalty:
@@ -81,11 +85,10 @@ def _consistency(base: BaseLoss, numbers: Numbers) -> nn.Module:
     return SmoothedLoss(base, [numbers.sigma], numbers.draws, "single", penalty=penalty)
 
 
-def _adversarial(attack: AttackName, base: BaseLoss, numbers: Numbers) -> nn.Module:
-    own = {} if numbers.steps is None else {"steps": numbers.steps}
-    return AdversarialLoss(
-        base, AdversarialAugmentation(attack, numbers.eps, norm=numbers.norm, **own)
-    )
+def _adversarial(attack: Attack, base: BaseLoss, numbers: Numbers) -> nn.Module:
+    budget = (numbers.eps, numbers.norm)
+    augmentation = AdversarialAugmentation(attack, *budget, steps=numbers.steps)
+    return AdversarialLoss(base, augmentation)
 
 
 def _penalty(base: BaseLoss, numbers: Numbers) -> nn.Module:
