@@ -13,10 +13,10 @@ from .fitted import Found, fill
 __all__ = ["BUILTIN", "detect"]
 
 # builtin is trained with noise on its input, as smoothing wants it; builtin-clean is the same
-# without, for comparison.
+# without, for comparison; builtin-smooth goes on from that, for the mean of its noisy outputs.
 BUILTIN = {
     name: Path(__file__).with_name("weights") / f"{name}.safetensors"
-    for name in ("builtin", "builtin-clean")
+    for name in ("builtin", "builtin-clean", "builtin-smooth")
 }
 
 

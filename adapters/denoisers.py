@@ -128,7 +128,7 @@ def load_denoiser(
 
     Example:
         >>> load_denoiser("builtin").name
-        'ResidualFFDNet (64 features, 8 convolutions)'
+        'ResidualFFDNet (64 features, 10 convolutions)'
     """
     source = os.fspath(spec)
     path = BUILTIN if source == "builtin" else Path(source)

@@ -111,7 +111,8 @@ def load(
     float32, and nothing in the file is executed.
 
     Args:
-        spec: "builtin", "builtin-clean", a path to a .pth, .pt, .ckpt or .safetensors file, or
+        spec: "builtin", "builtin-clean", "builtin-smooth", a path to a .pth, .pt, .ckpt or
+            .safetensors file, or
             "torchsr:NAME@xSCALE" for torchSR's own weights.
         arch: Names the architecture of a file: "torchsr:NAME"; "basicsr:NAME{option=value}" for any
             that an installed BasicSR knows; or "net.py:RFDN{nf=50, upscale=4}" for a class of your
@@ -178,6 +179,7 @@ def available() -> list[tuple[str, str, str]]:
     return [
         ("builtin", "SRVGGNetCompact x4, trained with noise for smoothing", ""),
         ("builtin-clean", "the same network, trained without noise, for comparison", ""),
+        ("builtin-smooth", "the same, trained on for the mean of its noisy outputs", ""),
         *((file, adapter.loads, adapter.extra) for adapter in ADAPTERS),
         ("torchsr:NAME@xSCALE", f"torchSR's own weights: {', '.join(torchsr.NAMES)}", "torchsr"),
         (f"{named}'torchsr:NAME'", "a file for one of these", "torchsr"),

@@ -28,7 +28,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--models", nargs="+", default=["builtin", "builtin-clean"])
+    parser.add_argument(
+        "--models", nargs="+", default=["builtin", "builtin-clean", "builtin-smooth"]
+    )
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".md"))
     args = parser.parse_args()
     networks = {"bicubic": lambda lr: F.interpolate(lr, scale_factor=4, mode="bicubic").clamp(0, 1)}

@@ -35,7 +35,7 @@ def normalized(seed: int = 0) -> nn.Module:
 
 
 def batch(images: int = 2, side: int = 6, dtype: torch.dtype = torch.float32):
-    """lr (B,1,side,side) and hr of twice the side, in [0, 1]."""
+    """Lr (B,1,side,side) and hr of twice the side, in [0, 1]."""
     generator = torch.Generator().manual_seed(3)
     shape = (images, 1, side, side)
     lr = torch.rand(shape, generator=generator, dtype=dtype)

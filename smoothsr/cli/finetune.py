@@ -46,6 +46,7 @@ class Job:
     training: FineTuning
     validation: Validation | None
     recipe: dict[str, Any]
+    architecture: str
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,7 +77,7 @@ def prepare(options: FineTuneOptions) -> Job:
     training = FineTuning(model, objective, patches, schedule_of(options, steps))
     if saved:
         training.load_state(saved["training"])
-    return Job(options, training, validation, recipe)
+    return Job(options, training, validation, recipe, loaded.name)
 
 
 def patches_of(options: FineTuneOptions, loaded: LoadedSR) -> Patches:
@@ -253,7 +254,9 @@ def write(job: Job) -> None:
     recipe = _text({**job.recipe, "steps": training.step})
     if options.out.suffix == ".safetensors":
         found = _contiguous(training.network)
-        about = {"recipe": recipe, "minutes": f"{training.seconds / 60:.1f}"}
+        about = {"architecture": job.architecture, "recipe": recipe}
+        about |= {"scores": scores_text(training.curves.scores)}
+        about |= {"minutes": f"{training.seconds / 60:.1f}"}
         with replacing(options.out) as part:
             part.write_bytes(as_safetensors(found, about))
     else:  # as BasicSR keeps them

@@ -68,7 +68,7 @@ class VGGLoss(nn.Module):
             features.load_state_dict(own)
         except RuntimeError as error:
             raise ValueError(
-                f"{weights} holds no weights of torchvision's VGG19, whose file is vgg19-dcbb9e9d.pth"
+                f"{weights} holds no weights of torchvision's VGG19 (vgg19-dcbb9e9d.pth)"
             ) from error
         self.features = features[:CONV5_4].eval().requires_grad_(False)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1))

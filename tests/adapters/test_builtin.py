@@ -13,7 +13,7 @@ from smoothsr.metrics import psnr
 WEIGHTS = Path(adapters.__file__).parent / "weights"
 
 
-@pytest.mark.parametrize("name", ["builtin", "builtin-clean"])
+@pytest.mark.parametrize("name", ["builtin", "builtin-clean", "builtin-smooth"])
 def test_files_say_what_they_are_and_spandrel_loads_them(name):
     path = WEIGHTS / f"{name}.safetensors"
     assert path.stat().st_size <= 2 * 2**20
@@ -47,6 +47,18 @@ def test_scores_on_set5(data):
     under_noise = set5(data, noisy, 0.05)
     assert under_noise >= 28.4
     assert under_noise >= set5(data, clean, 0.05) + 2.5
+
+
+def test_the_smooth_one_is_best_under_smoothing(data):
+    """The mean of 21 at sigma .05, for which it was trained; bare, it is below its clean twin."""
+    networks = {name: adapters.load(name).model for name in ("builtin-clean", "builtin-smooth")}
+    served = {
+        name: set5(data, SmoothedSR(network, 0.05, 21, "mean", antithetic=False, seed=0), 0)
+        for name, network in networks.items()
+    }
+    assert served["builtin-smooth"] >= 30.3
+    assert served["builtin-smooth"] >= served["builtin-clean"] + 0.3
+    assert set5(data, networks["builtin-smooth"], 0) >= 30.5
 
 
 @pytest.mark.slow

@@ -51,7 +51,7 @@ def bicubic_error(sr: LoadedSR) -> float:
         )
 
 
-@pytest.mark.parametrize("name", ["builtin", "builtin-clean"])
+@pytest.mark.parametrize("name", ["builtin", "builtin-clean", "builtin-smooth"])
 def test_builtin(name):
     sr = load(name)
     assert isinstance(sr.model, Compact)
@@ -194,7 +194,7 @@ def test_cuda():
 def test_names_that_are_none():
     with pytest.raises(
         FileNotFoundError,
-        match="no file biultin; names of networks are builtin, builtin-clean and torchsr",
+        match="no file biultin; names of networks are builtin, builtin-clean, builtin-smooth and ",
     ):
         load("biultin")
     with pytest.raises(CheckpointError, match=r"builtin: it is SRVGGNetCompact .* x4, not x2"):
@@ -203,7 +203,7 @@ def test_names_that_are_none():
 
 def test_available_names_what_loads():
     rows = available()
-    assert [row[0] for row in rows[:2]] == ["builtin", "builtin-clean"]
+    assert [row[0] for row in rows[:3]] == ["builtin", "builtin-clean", "builtin-smooth"]
     assert {extra for _, _, extra in rows} == {"", "load", "resselt", "torchsr", "basicsr"}
 
 

@@ -15,7 +15,7 @@ from smoothsr.cli import main
 from smoothsr.files import images
 from smoothsr.files.images import Picture
 
-NAME = "ResidualFFDNet (64 features, 8 convolutions)"
+NAME = "ResidualFFDNet (64 features, 10 convolutions)"
 QUICK = ["--sigma", "0.05", "-n", "3"]
 TILES = ["--tile", "4", "--halo", "1"]
 BUILTIN = ["--denoiser", "builtin"]
