@@ -1,0 +1,162 @@
+"""smoothsr finetune: weights that load everywhere, runs that are killed, one line for mistakes."""
+
+import json
+import random
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from process_runs import started
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from smoothsr import adapters
+from smoothsr.cli import main
+from smoothsr.cli.parser import FINETUNE_METHODS
+from smoothsr.files import images
+from smoothsr.training.methods import METHODS
+
+CAT = str(Path(__file__).parents[2] / "examples/cat_hr.png")
+
+
+def finetune(out, *options, method="noise", steps=4):
+    given = ["finetune", "-m", "builtin-clean", "--data", CAT, "--out", str(out), "--patch", "12"]
+    given += ["--batch", "2", "--method", method, *map(str, options)]
+    return [*given, "--device", "cpu"] + (["--steps", str(steps)] if steps else [])
+
+
+def test_the_parser_knows_every_method():
+    assert set(FINETUNE_METHODS) == set(METHODS)
+
+
+@pytest.mark.parametrize("method", FINETUNE_METHODS)
+def test_every_method_changes_the_weights(method, tmp_path, capsys):
+    out = tmp_path / "net.safetensors"
+    assert main(finetune(out, method=method, steps=2)) == 0
+    before, after = adapters.load("builtin-clean").model.state_dict(), load_file(out)
+    assert before.keys() == after.keys()
+    assert any((before[key] != after[key]).any() for key in after)
+    assert all(value.isfinite().all() for value in after.values())
+    assert "Wrote" in capsys.readouterr().out
+    assert not out.with_suffix(".state").exists()
+
+
+def test_the_file_tells_its_recipe_and_loads(tmp_path):
+    out = tmp_path / "net.safetensors"
+    options = ["--val", CAT, "--crop", "16", "--metrics", "psnr_y,mse", "--validations", 2]
+    assert main(finetune(out, *options, method="smoothed", steps=2)) == 0
+    with safe_open(out, "pt") as file:
+        recipe, scores = json.loads(file.metadata()["recipe"]), file.metadata()["scores"]
+    assert (recipe["method"], recipe["steps"], recipe["images"]) == ("smoothed", 2, 1)
+    assert recipe["sha256"] == adapters.load("builtin-clean").sha256
+    assert "psnr_y, smoothed" in scores
+    assert "mse, bare" in scores
+    assert adapters.load(out).name == adapters.load("builtin-clean").name
+    assert images.read(out.with_suffix(".png")).pixels.shape[1] == 3  # the curves
+
+
+def test_basicsr_reads_a_pth(tmp_path):
+    out = tmp_path / "net.pth"
+    assert main(finetune(out, steps=2)) == 0
+    state = torch.load(out, weights_only=True)
+    assert {"params", "params_ema"} <= state.keys()
+    served = adapters.load(out).model.state_dict()
+    assert all(torch.equal(value, served[key]) for key, value in state["params_ema"].items())
+
+
+def test_a_run_that_is_killed_five_times_ends_with_the_same_weights(tmp_path, monkeypatch):
+    options = ["--val", CAT, "--crop", "12", "--validations", "30", "--ema", ".9"]
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    process = started(finetune(whole, *options, method="smoothed", steps=60))
+    process.communicate()
+    rng, kills = random.Random(0), 0
+    while not cut.exists():
+        process = started(finetune(cut, *options, method="smoothed", steps=60))
+        if kills < 5:  # once it has got one to four checkpoints on
+            _wait_for(cut.with_suffix(".state"), process, rng.randrange(1, 5))
+            process.kill()
+            kills += 1
+        process.communicate()
+    assert kills == 5
+    one, two = load_file(whole), load_file(cut)
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def _wait_for(state, process, times):
+    """Wait until a file was written so many times more, or the process has ended."""
+    seen = set()
+    while len(seen) <= times and process.poll() is None:
+        if state.exists():
+            seen.add(state.stat().st_mtime_ns)
+        time.sleep(0.005)
+
+
+def test_another_recipe_is_no_continuation(tmp_path, capsys):
+    out = tmp_path / "net.safetensors"
+    process = started(finetune(out, "--val", CAT, "--crop", "12", steps=2000))
+    _wait_for(out.with_suffix(".state"), process, 1)
+    process.kill()
+    process.communicate()
+    assert main(finetune(out, "--sigma", "0.1", steps=2000)) == 2
+    assert "is of a run with sigma 0.05, not 0.1" in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_nothing_is_overwritten(tmp_path, capsys):
+    out = tmp_path / "net.safetensors"
+    out.write_text("mine")
+    assert main(finetune(out)) == 2
+    assert "is there already: name another --out" in capsys.readouterr().err
+    assert out.read_text() == "mine"
+
+
+def test_a_dry_run_says_what_it_takes_and_writes_nothing_else(tmp_path, capsys):
+    out = tmp_path / "net.safetensors"
+    assert main(finetune(out, "--dry-run", "--cache", tmp_path / "cache")) == 0
+    said = capsys.readouterr().out
+    assert "4 steps of 2 patches" in said
+    assert "MiB at the peak" in said
+    assert [path.name for path in tmp_path.iterdir()] == ["cache"]
+
+
+def test_minutes_become_steps(tmp_path):
+    out = tmp_path / "net.safetensors"
+    assert main(finetune(out, "--minutes", "0.01", steps=None)) == 0
+    with safe_open(out, "pt") as file:
+        assert json.loads(file.metadata()["recipe"])["steps"] >= 1
+
+
+def test_degradations_reach_the_inputs(tmp_path):
+    plain, dark = tmp_path / "plain.safetensors", tmp_path / "blurred.safetensors"
+    assert main(finetune(plain, method="plain", steps=2)) == 0
+    assert main(finetune(dark, "--degrade", "blur:2+jpeg:20", method="plain", steps=2)) == 0
+    one, two = load_file(plain), load_file(dark)
+    assert any((one[key] != two[key]).any() for key in one)
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--patch", "999"], "none of 1 images"),
+        (["--batch", "0"], "--batch must be at least 1, got 0"),
+        (["--lr", "0"], "--lr must be greater than 0, got 0"),
+        (["--ema", "1"], "--ema must be at least 0 and less than 1, got 1"),
+        (["--degrade", "pgd:1/255"], "attacks are methods of their own"),
+        (["--loss", "l3"], "a loss is l1, mse, lpips, vgg or a sum"),
+        (["--loss", "vgg"], "the vgg loss needs the file of torchvision's VGG19"),
+        (["--val", CAT, "--metrics", "psnr_z"], "unknown metric 'psnr_z'"),
+        (["--weight", "-1"], "weight must be a finite number >= 0, got -1"),
+    ],
+)
+def test_mistakes_are_one_line(options, complaint, tmp_path, capsys):
+    assert main(finetune(tmp_path / "net.safetensors", *options, method="consistency")) == 2
+    error = capsys.readouterr().err
+    assert complaint in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "net.safetensors").exists()
+
+
+def test_the_name_must_tell_the_format(tmp_path, capsys):
+    assert main(finetune(tmp_path / "net.onnx")) == 2
+    assert "--out must end in .safetensors or .pth" in capsys.readouterr().err
