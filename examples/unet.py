@@ -3,9 +3,10 @@ smoothing for inverse problems.
 
     smoothsr upscale enlarged.png -m unet.safetensors --arch examples/unet.py:UNet
 
-The input is the small image, enlarged by bilinear interpolation; for smoothsr that is a network of
-scale 1. Four times the sides are halved, so they must be multiples of 16. `smoothsr.adapters.load`
-finds that out by trial runs, and then pads and crops by itself.
+The input is the small image, enlarged by bilinear interpolation: for smoothsr a network of scale 1.
+The sides are halved four times, so they must be multiples of 16. What `smoothsr.adapters.load`
+returns takes any: it finds that out by trial runs, continues images by reflection, and crops.
+Around the class itself, the sides of images, or tile + 2*halo, must be such multiples.
 
 Reference: O. Ronneberger et al., "U-Net: Convolutional Networks for Biomedical Image
 Segmentation", MICCAI 2015.

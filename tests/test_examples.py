@@ -147,6 +147,14 @@ def test_unet_keeps_the_size_of_images_whose_sides_are_multiples_of_16(monkeypat
         network(torch.rand(1, 3, 40, 48))
     widths = [layer.out_channels for layer in network.modules() if isinstance(layer, nn.Conv2d)]
     assert widths == [8, 8, 16, 16, 32, 32, 64, 64, 128, 128, 64, 64, 32, 32, 16, 16, 8, 8, 3]
+    with torch.no_grad():  # the last layer's values are normalised ones, as the first one's are
+        network.last.weight.zero_()
+        network.last.bias.fill_(1.0)
+        assert torch.allclose(network(lr), torch.tensor(0.45 + 0.27))
+        network.down[0][0].register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
+        seen = []
+        network(lr)
+    assert torch.allclose(seen[0], (lr - 0.45) / 0.27)
 
 
 def test_unet_is_loaded_smoothed_attacked_and_certified_as_any_network(tmp_path):
@@ -178,7 +186,14 @@ def unet_run(names, state):
 
 @pytest.mark.parametrize("method", ["plain", "noise", "adversarial"])
 def test_train_unet_goes_on_as_if_it_had_not_been_cut_off(recipe, method, tmp_path):
-    names = recipe("train_unet")
+    names, crops = recipe("train_unet"), []
+    real = names["inputs"]
+
+    def inputs(model, hr, *options):
+        crops.append(hr.mean().item())
+        return real(model, hr, *options)
+
+    names["train_step"].__globals__["inputs"] = inputs
 
     def train(state, *parts):
         for count in parts:
@@ -190,7 +205,10 @@ def test_train_unet_goes_on_as_if_it_had_not_been_cut_off(recipe, method, tmp_pa
 
     whole, in_parts = train("whole.state", 3), train("parts.state", 1, 2)
     assert all(torch.equal(whole[key], in_parts[key]) for key in whole)
-    assert any((whole[key] != names["new_network"]().state_dict()[key]).any() for key in whole)
+    assert crops[:3] == crops[3:]
+    assert len({*crops}) == 3
+    before = names["new_network"]().state_dict()
+    assert any((whole[key] != before[key]).any() for key in whole)
 
 
 def test_train_unet_writes_what_the_adapters_load(recipe, tmp_path, monkeypatch):
