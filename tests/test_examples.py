@@ -1,3 +1,4 @@
+import itertools
 import os
 import re
 import runpy
@@ -8,11 +9,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
+from torch import nn
 
-from smoothsr import adapters
+from smoothsr import SmoothedSR, adapters, attacks
+from smoothsr.adapters.fitted import extend
+from smoothsr.evaluation.records import Record
 from smoothsr.files import images
+from smoothsr.metrics import to_8bit
 
 ROOT = Path(__file__).parents[1]
 
@@ -130,6 +136,164 @@ def test_train_denoiser_cuts_patches_into_all_their_tiles(recipe, side):
     rows = [torch.cat([*tiles[at * count : (at + 1) * count]], dim=-1) for at in range(2 * count)]
     joined = [torch.cat(rows[image * count : (image + 1) * count], dim=-2) for image in range(2)]
     assert torch.equal(torch.stack(joined), patches)
+
+
+def test_unet_keeps_the_size_of_images_whose_sides_are_multiples_of_16(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    network = runpy.run_path(str(ROOT / "examples/unet.py"))["UNet"]().eval()
+    lr = torch.rand(2, 3, 32, 48)
+    assert network(lr).shape == lr.shape
+    with pytest.raises(RuntimeError, match="Sizes"):
+        network(torch.rand(1, 3, 40, 48))
+    widths = [layer.out_channels for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    assert widths == [8, 8, 16, 16, 32, 32, 64, 64, 128, 128, 64, 64, 32, 32, 16, 16, 8, 8, 3]
+    with torch.no_grad():  # the last layer's values are normalised ones, as the first one's are
+        network.last.weight.zero_()
+        network.last.bias.fill_(1.0)
+        assert torch.allclose(network(lr), torch.tensor(0.45 + 0.27))
+        network.down[0][0].register_forward_pre_hook(lambda _, inputs: seen.extend(inputs))
+        seen = []
+        network(lr)
+    assert torch.allclose(seen[0], (lr - 0.45) / 0.27)
+
+
+def test_unet_is_loaded_smoothed_attacked_and_certified_as_any_network(tmp_path):
+    """It is of scale 1, and images of other sides are padded to multiples of 16 and cropped."""
+    arch = f"{ROOT / 'examples/unet.py'}:UNet"
+    own = runpy.run_path(str(ROOT / "examples/unet.py"))["UNet"]().eval()
+    torch.save(own.state_dict(), tmp_path / "unet.pth")
+    loaded = adapters.load(tmp_path / "unet.pth", arch=arch)
+    assert (loaded.scale, loaded.multiple_of, loaded.value_range) == (1, 16, 1)
+    model, lr = loaded.model.requires_grad_(False), torch.rand(1, 3, 20, 28)
+    padded = extend(extend(lr, 2, 32), 3, 32)
+    assert torch.allclose(model(lr), own(padded)[..., :20, :28], atol=1e-6)
+
+    smoothed = SmoothedSR(model, 0.03, 4, "mean")
+    attacked = attacks.pgd(smoothed, lr, eps=1.0, norm="l2", steps=2)
+    assert 0 < (attacked - lr).norm() <= 1
+    certified = SmoothedSR(model, 0.03, 4, "mean", tile=14, halo=1).certify(lr, n=40)
+    assert certified.sr.shape == lr.shape
+
+
+def unet_run(names, state):
+    """Start a run of train_unet.py, of small crops; return it, and the photographs."""
+    globals_ = names["train_step"].__globals__
+    globals_["SIDE"], globals_["BATCH"] = 16, 3
+    cat = images.read(ROOT / "examples/cat_hr.png").pixels
+    photographs = [(to_8bit(cat)[0].byte(),)]
+    return names["Run"].begin(names["new_network"](), state), photographs
+
+
+@pytest.mark.parametrize("method", ["plain", "noise", "adversarial"])
+def test_train_unet_goes_on_as_if_it_had_not_been_cut_off(recipe, method, tmp_path):
+    names, crops = recipe("train_unet"), []
+    real = names["inputs"]
+
+    def inputs(model, hr, *options):
+        crops.append(hr.mean().item())
+        return real(model, hr, *options)
+
+    names["train_step"].__globals__["inputs"] = inputs
+
+    def train(state, *parts):
+        for count in parts:
+            run, photographs = unet_run(names, tmp_path / state)
+            for _ in range(count):
+                names["train_step"](run, photographs, np.ones(1), method, 4, "steps", 3)
+            run.save()
+        return run.model.state_dict()
+
+    whole, in_parts = train("whole.state", 3), train("parts.state", 1, 2)
+    assert all(torch.equal(whole[key], in_parts[key]) for key in whole)
+    assert crops[:3] == crops[3:]
+    assert len({*crops}) == 3
+    before = names["new_network"]().state_dict()
+    assert any((whole[key] != before[key]).any() for key in whole)
+
+
+def test_train_unet_writes_what_the_adapters_load(recipe, tmp_path, monkeypatch):
+    names, out = recipe("train_unet"), tmp_path / "unet.safetensors"
+    unet_run(names, tmp_path / "none.state")
+    trained(names, out, monkeypatch, "--steps", "1", "--method", "noise", "--scale", "4")
+    loaded = adapters.load(out, arch=f"{ROOT / 'examples/unet.py'}:UNet")
+    assert loaded.scale == 1
+    with safe_open(out, "pt") as file:
+        assert file.metadata()["recipe"].endswith("--method noise --scale 4 --steps 1")
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_train_unet_reduces_and_enlarges_bilinearly(recipe, scale):
+    """As Pillow does, whose bilinear reduction is antialiased, within roundings to 8 bits."""
+    hr = images.read(ROOT / "examples/cat_hr.png").pixels[..., :160, :160]
+    picture = Image.fromarray(to_8bit(hr)[0].byte().permute(1, 2, 0).numpy())
+    for side in (160 // scale, 160):
+        picture = picture.resize((side, side), Image.Resampling.BILINEAR)
+    found = to_8bit(recipe("train_unet")["enlarged"](hr, scale))
+    wanted = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float()
+    assert (found - wanted).abs().max() <= 2
+    assert (found - 255 * hr).abs().max() > 30
+
+
+@pytest.mark.parametrize(("scale", "sigma"), [(2, 0.027), (4, 0.081)])
+def test_train_unet_adds_noise_in_our_units(recipe, scale, sigma):
+    names, hr = recipe("train_unet"), torch.rand(2, 3, 64, 64)
+    noisy = names["inputs"](None, hr, "noise", scale, np.random.default_rng(0))
+    noise = noisy - names["enlarged"](hr, scale)
+    assert abs(noise.std() / sigma - 1) < 0.03
+    assert abs(noise.mean()) < sigma / 20
+
+
+def test_train_unet_attacks_within_the_budget_and_leaves_the_network_alone(recipe):
+    """In eval mode: what batch normalization has seen so far is as before."""
+    names, hr = recipe("train_unet"), torch.rand(2, 3, 32, 32)
+    network = names["new_network"]().train()
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    plain = names["inputs"](network, hr, "plain", 4, np.random.default_rng(0))
+    changed = names["inputs"](network, hr, "adversarial", 4, np.random.default_rng(0))
+    rms = (changed - plain).square().mean((1, 2, 3)).sqrt()
+    assert ((rms > 0.005) & (rms <= 0.0054)).all()
+    assert network.training
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+    network.eval()
+    errors = [(network(lr) - hr).square().mean((1, 2, 3)) for lr in (plain, changed)]
+    assert (errors[1] > errors[0]).all()
+
+
+def second_study(monkeypatch, gains):
+    """Give the names of the study's benchmark, and records of 3 pictures in which its methods gain
+    so many decibels on the standard network.
+    """
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    names = runpy.run_path(str(ROOT / "benchmarks/second_study.py"))
+    found = {scale: [] for scale in names["SCALES"]}
+    for scale, name in itertools.product(found, names["KINDS"]):
+        row = names["row_of"](name, scale)
+        for aim, budget, picture in itertools.product(names["AIMS"], names["BUDGETS"], range(3)):
+            condition = names["condition"](budget, aim)
+            score = 20 + picture + gains.get(name, 0) * (1 + picture / 10)
+            found[scale].append(Record(str(picture), row, condition, {"psnr": score}))
+    return names, found
+
+
+def test_second_study_measures_as_the_study_did(monkeypatch):
+    names, _ = second_study(monkeypatch, {})
+    transfer, adaptive = (names["condition"](0.02, aim) for aim in ("transfer", "adaptive"))
+    assert transfer == "pgd:rms:0.0054:steps=10@bare"
+    assert adaptive == "pgd:rms:0.0054:steps=10:via=mean:draws=5"
+    assert names["condition"](0.0, "transfer") == names["condition"](0.0, "adaptive") == "none"
+    assert names["row_of"]("smoothing", 4)[:3] == ("noise", pytest.approx(0.081), 50)
+    assert names["row_of"]("adversarial training", 4)[:2] == ("adversarial", 0)
+
+
+@pytest.mark.parametrize(("gained", "word"), [(2.0, "confirmed"), (-2.0, "not confirmed")])
+def test_second_study_judges_by_gains(monkeypatch, gained, word):
+    names, found = second_study(monkeypatch, {"smoothing": gained})
+    claim = names["gain_verdict"](names["CLAIMS"][0], found)
+    assert f"Here: {word}. " in claim
+    assert f"x4 at 0.05: {1.1 * gained:+.2f} ± " in claim
+    table = "\n".join(names["gains_table"](found, 4))
+    assert "| smoothing | transfer, theirs | +0.15 | +1.54 | +1.72 |" in table
+    assert table.count(f"{1.1 * gained:+.2f} ± ") == 6
 
 
 @pytest.mark.parametrize(
