@@ -33,7 +33,16 @@ from smoothsr.reports.certificate_report import save_figure
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))
 
-from train_unet import ATTACK_STEPS, BATCH, NOISE, PEAK_RATE, SCALES, SIDE, Method, enlarged  # noqa: E402
+from train_unet import (  # noqa: E402
+    ATTACK_STEPS,
+    BATCH,
+    NOISE,
+    PEAK_RATE,
+    SCALES,
+    SIDE,
+    Method,
+    enlarged,
+)
 from unet import STD  # noqa: E402
 
 METHODS: tuple[Method, ...] = get_args(Method)

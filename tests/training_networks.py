@@ -1,14 +1,23 @@
 """Small networks, images and two processes, for the tests of training objectives."""
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 import torch.multiprocessing as mp
 from torch import Tensor, distributed, nn
 
-__all__ = ["Smooth", "batch", "gradients", "in_two_processes", "normalized", "state_of"]
+__all__ = [
+    "Given",
+    "Smooth",
+    "batch",
+    "gradients",
+    "in_two_processes",
+    "normalized",
+    "slopes_are_right",
+    "state_of",
+]
 
 
 class Smooth(nn.Module):
@@ -35,11 +44,34 @@ def normalized(seed: int = 0) -> nn.Module:
 
 
 def batch(images: int = 2, side: int = 6, dtype: torch.dtype = torch.float32):
-    """Lr (B,1,side,side) and hr of twice the side, in [0, 1]."""
+    """Make lr (B,1,side,side) and hr of twice the side, in [0, 1]."""
     generator = torch.Generator().manual_seed(3)
     shape = (images, 1, side, side)
     lr = torch.rand(shape, generator=generator, dtype=dtype)
     return lr, torch.rand(images, 1, 2 * side, 2 * side, generator=generator, dtype=dtype)
+
+
+class Given(nn.Module):
+    """A network with weights that are arguments, as finite differences need them."""
+
+    def __init__(self, network: nn.Module, weights: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.network, self.given = network, weights
+
+    def forward(self, lr: Tensor) -> Tensor:
+        names = [name for name, _ in self.network.named_parameters()]
+        weights = dict(zip(names, self.given, strict=True))
+        return torch.func.functional_call(self.network, weights, (lr,))
+
+
+def slopes_are_right(objective: Callable[..., Tensor], network: nn.Module, lr, hr, at) -> bool:
+    """Whether an objective's gradients in all weights are those of finite differences."""
+    weights = [weight.detach().clone().requires_grad_() for weight in network.parameters()]
+
+    def value(*weights: Tensor) -> Tensor:
+        return objective(Given(network, weights), lr, hr, at)
+
+    return torch.autograd.gradcheck(value, weights, eps=1e-6, atol=1e-6, rtol=1e-4)
 
 
 def gradients(model: nn.Module) -> list[Tensor]:

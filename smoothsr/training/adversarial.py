@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from smoothsr.attacks import bim, cw, fgsm, l2_budget, pgd
+from smoothsr.engine.compiled import uncompiled
 from smoothsr.training.objective import BaseLoss, StepSeed, inner
 
 __all__ = ["AdversarialAugmentation", "AdversarialLoss", "Attack", "TrainingNorm"]
@@ -110,7 +111,8 @@ class AdversarialAugmentation:
         """
         lr, network = lr.detach().clamp(0, 1), inner(model)
         seed = secrets.randbits(32) if at is None else at.seed
-        with _in_eval_mode(network), _uncached_autocast(lr.device):
+        as_it_was = uncompiled(network)  # eval mode would be compiled besides
+        with _in_eval_mode(network), _uncached_autocast(lr.device), as_it_was:
             return ATTACKS[self.attack](
                 network, lr, hr, seed=seed, keep="last", **self._options(lr)
             )

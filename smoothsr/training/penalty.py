@@ -10,6 +10,7 @@ backpropagation", IEEE Transactions on Neural Networks 3(6), 1992.
 import torch
 from torch import Tensor, nn
 from torch.linalg import vector_norm
+from torch.nn.parallel import DistributedDataParallel
 
 from smoothsr.engine.compiled import is_compiled
 from smoothsr.training.objective import BaseLoss, StepSeed
@@ -54,7 +55,8 @@ class GradientPenalty(nn.Module):
 
     Raises:
         ValueError: If weight is negative or not finite; or, when it is called, if the model was
-            compiled, since torch.compile has no second derivatives.
+            compiled, since torch.compile has no second derivatives, or is a DistributedDataParallel
+            with static_graph=True, which takes the penalty's own gradient for that of the step.
     """
 
     def __init__(self, base: BaseLoss, weight: float = 1e-3) -> None:
@@ -64,16 +66,10 @@ class GradientPenalty(nn.Module):
         self.base, self.weight = base, weight
 
     def forward(
-        self, model: nn.Module, lr: Tensor, hr: Tensor, at: StepSeed | None = None
+        self, model: nn.Module, lr: Tensor, hr: Tensor, _at: StepSeed | None = None
     ) -> Tensor:
-        """Compute the loss of a batch: lr (B,C,h,w), hr (B,C,H,W). Nothing is random, whatever
-        `at` is.
-        """
-        if is_compiled(model):
-            raise ValueError(
-                "the gradient penalty needs second derivatives, which torch.compile has not: pass "
-                "the network as it was before"
-            )
+        """Compute the loss of a batch: lr (B,C,h,w), hr (B,C,H,W); nothing is random."""
+        _require_second_derivatives(model)
         lr = lr if lr.requires_grad else lr.detach().requires_grad_()
         with torch.enable_grad(), torch.autocast(lr.device.type, enabled=False):
             loss = self.base(model(lr), hr)
@@ -82,3 +78,17 @@ class GradientPenalty(nn.Module):
     def extra_repr(self) -> str:
         """Name the weight."""
         return f"weight={self.weight}"
+
+
+def _require_second_derivatives(model: nn.Module) -> None:
+    """Refuse a network whose second derivatives torch can't compute, or would not share."""
+    if is_compiled(model):
+        raise ValueError(
+            "the gradient penalty needs second derivatives, which torch.compile has not: pass the "
+            "network as it was before"
+        )
+    if isinstance(model, DistributedDataParallel) and model.static_graph:
+        raise ValueError(
+            "the gradient penalty needs two backward passes, which DistributedDataParallel with "
+            "static_graph=True does not share: leave that option out"
+        )
