@@ -141,7 +141,7 @@ def planned_steps(
     options: FineTuneOptions, model: nn.Module, objective: nn.Module, patches: Patches
 ) -> int:
     """Return --steps, or as many as fit into --minutes, by timing some on copies."""
-    if options.args.steps:
+    if options.args.steps is not None:
         return int(options.args.steps)
     schedule = schedule_of(options, 1 + TIMED)
     trial = FineTuning(*copy.deepcopy((model, objective)), patches, schedule)
@@ -265,7 +265,8 @@ def write(job: Job) -> None:
         with replacing(options.out) as part:
             torch.save({**weights, "recipe": recipe}, part)
     options.state.unlink()
-    print(scores_text(training.curves.scores))
+    if job.validation:
+        print(scores_text(training.curves.scores))
     print(
         f"Wrote {options.out} after {training.step} steps and {training.seconds / 60:.1f} minutes, "
         f"and {options.figure}"

@@ -40,7 +40,7 @@ class FineTuneOptions:
         """Check the options.
 
         Raises:
-            UserError: If one is out of its range, or the weights' file is there already.
+            UserError: If one is out of its range, or a file that it would write is there already.
         """
         _require_ranges(args)
         ranks = place()[1]
@@ -50,8 +50,8 @@ class FineTuneOptions:
         options = cls(args, find_device(args.device))
         if options.out.suffix not in (".safetensors", ".pth"):
             raise UserError(f"--out must end in .safetensors or .pth, got {options.out}")
-        if options.out.exists() and not options.state.exists() and not args.dry_run:
-            raise UserError(f"{options.out} is there already: name another --out, or remove it")
+        if not options.state.exists() and not args.dry_run:
+            _require_free(options.out, options.figure)
         return options
 
     @property
@@ -67,7 +67,7 @@ class FineTuneOptions:
     @property
     def figure(self) -> Path:
         """The curves."""
-        return self.out.with_suffix(".png")
+        return self.out.with_name(f"{self.out.stem}_curves.png")
 
     @property
     def cache(self) -> Path:
@@ -103,16 +103,23 @@ class FineTuneOptions:
         return {"smoothsr": __version__, **network, "images": images, **told}
 
 
+def _require_free(*files: Path) -> None:
+    """Refuse to write over a file that is not of this run."""
+    for file in files:
+        if file.exists():
+            raise UserError(f"{file} is there already: name another --out, or remove it")
+
+
 def _require_ranges(args: argparse.Namespace) -> None:
     """Refuse numbers that make no sense."""
     whole = {name: getattr(args, name) for name in ("batch", "patch", "validations", "draws")}
-    whole |= {"reduce": min(args.reduce), "seed": args.seed + 1, "steps": args.steps or 1}
-    whole |= {"crop": args.crop or 1, "attack-steps": args.attack_steps or 1}
-    whole |= {"penalty-tile": args.penalty_tile}
+    whole |= {"reduce": min(args.reduce), "penalty-tile": args.penalty_tile}
+    whole |= {"steps": args.steps, "crop": args.crop, "attack-steps": args.attack_steps}
     for name, value in whole.items():
-        if value < 1:
-            least = 0 if name == "seed" else 1
-            raise UserError(f"--{name} must be at least {least}, got {value - (name == 'seed')}")
+        if value is not None and value < 1:
+            raise UserError(f"--{name} must be at least 1, got {value}")
+    if args.seed < 0:
+        raise UserError(f"--seed must be at least 0, got {args.seed}")
     numbers = {name: getattr(args, name) for name in ("minutes", "sigma", "eps")}
     for name, value in {**numbers, "lr": args.rate}.items():
         if value <= 0:

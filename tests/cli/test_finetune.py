@@ -22,8 +22,9 @@ CAT = str(Path(__file__).parents[2] / "examples/cat_hr.png")
 
 def finetune(out, *options, method="noise", steps=4):
     given = ["finetune", "-m", "builtin-clean", "--data", CAT, "--out", str(out), "--patch", "12"]
-    given += ["--batch", "2", "--method", method, *map(str, options)]
-    return [*given, "--device", "cpu"] + (["--steps", str(steps)] if steps else [])
+    given += ["--batch", "2", "--method", method, "--device", "cpu"]
+    length = ["--steps", str(steps)] if steps else []
+    return [*given, *length, *map(str, options)]
 
 
 def test_the_parser_knows_every_method():
@@ -53,7 +54,7 @@ def test_the_file_tells_its_recipe_and_loads(tmp_path):
     assert "psnr_y, smoothed" in scores
     assert "mse, bare" in scores
     assert adapters.load(out).name == adapters.load("builtin-clean").name
-    assert images.read(out.with_suffix(".png")).pixels.shape[1] == 3  # the curves
+    assert images.read(tmp_path / "net_curves.png").pixels.shape[1] == 3  # the curves
 
 
 def test_basicsr_reads_a_pth(tmp_path):
@@ -103,12 +104,12 @@ def test_another_recipe_is_no_continuation(tmp_path, capsys):
     assert not out.exists()
 
 
-def test_nothing_is_overwritten(tmp_path, capsys):
-    out = tmp_path / "net.safetensors"
-    out.write_text("mine")
-    assert main(finetune(out)) == 2
-    assert "is there already: name another --out" in capsys.readouterr().err
-    assert out.read_text() == "mine"
+@pytest.mark.parametrize("name", ["net.safetensors", "net_curves.png"])
+def test_nothing_is_overwritten(name, tmp_path, capsys):
+    (tmp_path / name).write_text("mine")
+    assert main(finetune(tmp_path / "net.safetensors")) == 2
+    assert f"{name} is there already: name another --out" in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == "mine"
 
 
 def test_a_dry_run_says_what_it_takes_and_writes_nothing_else(tmp_path, capsys):
@@ -140,6 +141,8 @@ def test_degradations_reach_the_inputs(tmp_path):
     [
         (["--patch", "999"], "none of 1 images"),
         (["--batch", "0"], "--batch must be at least 1, got 0"),
+        (["--steps", "0"], "--steps must be at least 1, got 0"),
+        (["--seed", "-1"], "--seed must be at least 0, got -1"),
         (["--lr", "0"], "--lr must be greater than 0, got 0"),
         (["--ema", "1"], "--ema must be at least 0 and less than 1, got 1"),
         (["--degrade", "pgd:1/255"], "attacks are methods of their own"),
