@@ -69,6 +69,20 @@ def test_a_run_that_is_cut_off_ends_with_the_same_weights(name):
     assert not same(whole, run_of(objectives()[name]))
 
 
+def test_a_point_of_the_curve_is_a_mean_across_a_cut():
+    whole, cut = (run_of(PlainLoss(nn.L1Loss()), steps=600) for _ in range(2))
+    losses = [whole.learn() for _ in range(6)]  # a point is the mean of three
+    assert [value for _, value in whole.curves.loss] == pytest.approx(
+        [np.mean(losses[:3]), np.mean(losses[3:])]
+    )
+    for _ in range(6):
+        cut.learn()
+        state = copy.deepcopy(cut.state())
+        cut = run_of(PlainLoss(nn.L1Loss()), steps=600)
+        cut.load_state(state)
+    assert cut.curves == whole.curves
+
+
 def test_the_global_random_state_is_put_back():
     run, before = run_of(PlainLoss(nn.L1Loss())), torch.get_rng_state()
     run.learn()

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from smoothsr.training import NoiseAugmentation
+from smoothsr.training import NoiseAugmentation, StepSeed
+from smoothsr.training.noise import NoisyLoss, PlainLoss
 
 
 def attached(sigma, seed=0) -> nn.Module:
@@ -128,3 +129,33 @@ def test_gradients_pass():
 def test_bad_strengths_are_refused(sigma):
     with pytest.raises(ValueError, match=r"sigma must be a finite number >= 0 or a pair lo <= hi"):
         NoiseAugmentation(sigma)
+
+
+def test_the_noisy_loss_draws_a_strength_for_each_image():
+    found = []
+    loss = NoisyLoss(lambda sr, _: found.append(sr.std((1, 2, 3))) or sr.mean(), (0.1, 0.5))
+    lr = torch.zeros(400, 1, 16, 16)
+    loss(nn.Identity(), lr, lr, StepSeed(0))
+    assert 0.08 < found[0].min() < 0.15
+    assert 0.45 < found[0].max() < 0.6
+    assert found[0].mean() == pytest.approx(0.3, abs=0.03)
+    assert found[0].std() == pytest.approx(0.4 / 12**0.5, abs=0.015)
+
+
+def test_the_noisy_losss_strengths_are_independent_of_its_noise():
+    seen = []
+    loss = NoisyLoss(lambda sr, _: seen.append(sr) or sr.mean(), (0.1, 0.5))
+    lr = torch.zeros(2000, 1, 4, 4)
+    loss(nn.Identity(), lr, lr, StepSeed(0))
+    sizes, first = seen[0].std((1, 2, 3)), seen[0][:, 0, 0, 0].sign()
+    # The standard error of a correlation of 2000 pairs is .022.
+    assert abs(np.corrcoef(sizes, first)[0, 1]) < 0.1
+
+
+def test_the_noisy_loss_is_that_of_noisy_input_and_the_plain_one_of_clean():
+    lr = torch.rand(2, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    loss = NoisyLoss(nn.MSELoss(), (0.1, 0.1))
+    # 128 squared normals: the standard error of their mean is .00125.
+    assert loss(nn.Identity(), lr, lr, StepSeed(0)) == pytest.approx(0.01, abs=0.004)
+    assert loss(nn.Identity(), lr, lr, StepSeed(0)) == loss(nn.Identity(), lr, lr, StepSeed(0))
+    assert PlainLoss(nn.MSELoss())(nn.Identity(), lr, lr + 0.5) == 0.25

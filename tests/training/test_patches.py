@@ -30,6 +30,7 @@ def test_a_batch_depends_on_seed_step_and_number_alone(tmp_path):
     parts = [again.batch(5, numbers) for numbers in (range(2), range(2, 4))]
     for one, two in zip(whole, zip(*parts, strict=True), strict=True):
         assert torch.equal(one, torch.cat(two))
+    assert len({image.numpy().tobytes() for image in whole[0]}) == 4
     others = (patches.batch(6, range(4)), Patches(pairs, 8, seed=2).batch(5, range(4)))
     for other in others:
         assert not torch.equal(other[0], whole[0])
