@@ -24,7 +24,16 @@ from unet import STD, UNet
 from smoothsr.attacks import bim, l2_budget
 from smoothsr.metrics import psnr, to_8bit
 
-__all__ = ["ATTACK", "NOISE", "SCALES", "SIDE", "Method", "enlarged"]
+__all__ = [
+    "ATTACK_STEPS",
+    "BATCH",
+    "NOISE",
+    "PEAK_RATE",
+    "SCALES",
+    "SIDE",
+    "Method",
+    "enlarged",
+]
 
 Method = Literal["plain", "noise", "adversarial"]
 SCALES = (2, 4)
