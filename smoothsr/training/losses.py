@@ -32,8 +32,11 @@ class LPIPSLoss(nn.Module):
         self.weights = weights
 
     def forward(self, sr: Tensor, hr: Tensor) -> Tensor:
-        """Compare sr and hr (B,3,H,W), of at least 64 pixels a side."""
-        return metrics.lpips(sr, hr, weights=self.weights).mean()
+        """Compare sr and hr (B,3,H,W) in [0, 1], of at least 32 pixels a side; in single precision,
+        whatever autocast says. What lies outside of [0, 1] is clamped, and has no gradient.
+        """
+        with torch.autocast(sr.device.type, enabled=False):
+            return metrics.lpips(sr, hr, weights=self.weights).mean()
 
 
 class VGGLoss(nn.Module):
@@ -117,7 +120,9 @@ def base_loss(spec: str, weights: Weights | None = None) -> nn.Module:
     """
     terms = []
     for word in spec.split("+"):
-        found = re.fullmatch(r"(?:([0-9.eE-]+)\*)?(l1|mse|lpips|vgg)", word.strip())
+        found = re.fullmatch(
+            r"(?:([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\*)?(l1|mse|lpips|vgg)", word.strip()
+        )
         if not found:
             raise ValueError(
                 f"a loss is l1, mse, lpips, vgg or a sum such as l1+0.1*lpips, got {spec!r}"

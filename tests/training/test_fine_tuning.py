@@ -1,13 +1,12 @@
 """The fine-tune loop: its schedule, its average, and that a run goes on to the same weights."""
 
 import copy
-import multiprocessing
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from torch import nn
+from training_networks import in_two_processes
 
 from smoothsr.training import ConsistencyPenalty, SmoothedLoss
 from smoothsr.training.fine_tuning import DivergedError, FineTuning, Schedule
@@ -138,42 +137,20 @@ def test_a_loss_that_is_no_number_ends_the_run():
     assert torch.equal(run.model[0].weight, before)
 
 
-def _shared(rank, port, name, results):
-    store = dist.TCPStore("127.0.0.1", port, 2, is_master=rank == 0)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=2)
-    run = FineTuning(plain_network(), objectives()[name], patches_of(), Schedule(6, 4, 1e-2))
-    results.put((rank, [run.learn() for _ in range(6)], run.network[0].weight.tolist()))
-    dist.barrier()
-    dist.destroy_process_group()
-
-
 def plain_network():
     """One without BatchNorm, whose statistics are each process's own, and dropout."""
     return nn.Sequential(network_of()[0], nn.Tanh(), *network_of()[4:])
 
 
+def learned(_rank: int, name: str) -> torch.Tensor:
+    """The losses of six steps, and the weights that are served after them."""
+    run = FineTuning(plain_network(), objectives()[name], patches_of(), Schedule(6, 4, 1e-2))
+    losses = torch.tensor([run.learn() for _ in range(6)])
+    return torch.cat([losses, *(weight.detach().flatten() for weight in run.network.parameters())])
+
+
 @pytest.mark.parametrize("name", ["noise", "smoothed"])
 def test_two_processes_learn_as_one(name):
-    alone = FineTuning(plain_network(), objectives()[name], patches_of(), Schedule(6, 4, 1e-2))
-    losses = [alone.learn() for _ in range(6)]
-    context = multiprocessing.get_context("spawn")
-    results, port = context.Queue(), free_port()
-    workers = [
-        context.Process(target=_shared, args=(rank, port, name, results)) for rank in range(2)
-    ]
-    for worker in workers:
-        worker.start()
-    found = [results.get(timeout=120) for _ in workers]
-    for worker in workers:
-        worker.join()
-    for _, theirs, weight in found:
-        assert theirs == pytest.approx(losses, rel=1e-4, abs=1e-6)
-        assert torch.allclose(torch.tensor(weight), alone.network[0].weight, atol=1e-5)
-
-
-def free_port() -> int:
-    import socket
-
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        return taken.getsockname()[1]
+    alone = learned(0, name)
+    for each in in_two_processes(learned, name):
+        torch.testing.assert_close(each, alone, rtol=1e-4, atol=1e-5)

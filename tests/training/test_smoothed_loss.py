@@ -7,8 +7,8 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from tiny_networks import pair, smooth_network
 from torch import nn
+from training_networks import Smooth, batch, slopes_are_right
 
 from smoothsr.training import ConsistencyPenalty, SmoothedLoss, StepSeed
 from smoothsr.training.objective import gaussian
@@ -48,7 +48,7 @@ def test_what_is_unbiased_and_what_is_not(agg, expected):
 @pytest.mark.parametrize("agg", ["mean", "median", "single"])
 @pytest.mark.parametrize("draws", [1, 2, 3, 4])
 def test_each_statistic_is_what_it_says(agg, draws):
-    network, (lr, hr) = smooth_network(), pair()
+    network, (lr, hr) = Smooth(torch.float64), batch(side=4, dtype=torch.float64)
     loss = SmoothedLoss(nn.L1Loss(), [0.1], draws, agg)
     outputs = outputs_of(network, lr, 0.1, draws, StepSeed(3))
     if agg == "single":
@@ -62,7 +62,7 @@ def test_each_statistic_is_what_it_says(agg, draws):
 
 
 def test_mrs_averages_the_losses_at_its_sigmas():
-    network, (lr, hr) = smooth_network(), pair()
+    network, (lr, hr) = Smooth(torch.float64), batch(side=4, dtype=torch.float64)
     loss = SmoothedLoss(nn.L1Loss(), (0.03, 0.2), draws=2)
     noise = gaussian(lr, 4, StepSeed(0))
     parts = []
@@ -73,7 +73,7 @@ def test_mrs_averages_the_losses_at_its_sigmas():
 
 
 def test_the_penalty_is_added():
-    network, (lr, hr) = smooth_network(), pair()
+    network, (lr, hr) = Smooth(torch.float64), batch(side=4, dtype=torch.float64)
     plain = SmoothedLoss(nn.MSELoss(), [0.1], agg="expectation")
     priced = SmoothedLoss(
         nn.MSELoss(), [0.1], agg="expectation", penalty=ConsistencyPenalty(2.0, "trace")
@@ -86,19 +86,10 @@ def test_the_penalty_is_added():
 @pytest.mark.parametrize("agg", ["mean", "median", "single", "expectation"])
 @pytest.mark.parametrize("penalty", [None, "trace", "top"])
 def test_gradients_against_finite_differences(agg, penalty):
-    network, (lr, hr) = smooth_network(), pair()
+    network, (lr, hr) = Smooth(torch.float64), batch(side=4, dtype=torch.float64)
     price = ConsistencyPenalty(0.5, penalty, tile=4) if penalty else None
     loss = SmoothedLoss(nn.MSELoss(), (0.05, 0.2), draws=3, agg=agg, penalty=price)
-    names = [name for name, _ in network.named_parameters()]
-
-    def value(*weights):
-        def run(x):
-            return torch.func.functional_call(network, dict(zip(names, weights, strict=True)), x)
-
-        return loss(run, lr, hr, StepSeed(1))
-
-    weights = [weight.detach().requires_grad_() for weight in network.parameters()]
-    assert torch.autograd.gradcheck(value, weights)
+    assert slopes_are_right(loss, network, lr, hr, StepSeed(1))
 
 
 def test_the_network_runs_once():
