@@ -3,7 +3,7 @@
 import argparse
 import copy
 import json
-import resource
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -167,17 +167,26 @@ def estimate(job: Job) -> str:
     training = job.training
     seconds, steps = seconds_of_step(training), training.schedule.steps
     weights = sum(weight.numel() for weight in training.model.parameters())
-    device = training.device
-    if device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(device)
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     return (
         f"{steps} steps of {training.schedule.batch} patches, {seconds:.2f} s each: about "
         f"{steps * seconds / 60:.3g} minutes, besides {job.options.args.validations + 1} "
-        f"validations; {peak / 2**20:.0f} MiB at the peak. {weights:,} weights learn from "
+        f"validations; {_peak(training.device)} at the peak. {weights:,} weights learn from "
         f"{len(training.patches.pairs)} images. Nothing was written but {job.options.cache}."
     )
+
+
+def _peak(device: torch.device) -> str:
+    """Say how much of the device's memory this process took at most."""
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+    elif sys.platform == "win32":
+        return "unknown memory"
+    else:
+        import resource  # which Windows lacks
+
+        unit = 1 if sys.platform == "darwin" else 1024
+        peak = unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return f"{peak / 2**20:.0f} MiB"
 
 
 def train(job: Job) -> None:
