@@ -1,5 +1,4 @@
-"""Models of BasicSR's YAML that train with noise on the input, and that certify while they
-validate.
+"""Models of BasicSR's YAML that train for smoothing, and that certify while they validate.
 
 `SmoothedSRModel` is written to be mixed in: put it before any model that derives from BasicSR's
 SRModel.
@@ -7,45 +6,66 @@ SRModel.
     class SmoothedMyModel(SmoothedSRModel, MyModel): ...
 """
 
+from functools import partial
 from typing import Any
 
+import torch
 from basicsr.models.esrgan_model import ESRGANModel
 from basicsr.models.sr_model import SRModel
 from basicsr.models.srgan_model import SRGANModel
 from basicsr.utils import get_root_logger
 from torch import Tensor
 
+from smoothsr.adapters.basicsr import steps
 from smoothsr.certificates.options import Predictor
 from smoothsr.smoothing import SmoothedSR
-from smoothsr.training import NoiseAugmentation
+from smoothsr.training import StepSeed
 
 __all__ = ["SmoothedESRGANModel", "SmoothedSRGANModel", "SmoothedSRModel"]
 
 
 class SmoothedSRModel(SRModel):
-    """SRModel with the options `train.smoothing: {sigma: S or [LO, HI]}` and `val.certify` (see
-    `certified_psnr`).
+    """SRModel with the options `train.smoothing` and `val.certify` (see `certified_psnr`).
+
+    `train.smoothing: {method: M, ...}` names a method of `smoothsr finetune` and its numbers, those
+    of `smoothsr.training.methods.Numbers`; `{sigma: S or [LO, HI]}` alone is noise. "noise", "mrs"
+    and "adv-..." serve every model that this is mixed into; "smoothed", "consistency" and "penalty"
+    have a term besides the losses, and serve those that take SRModel's own step.
     """
 
     lq: Tensor
 
     def init_training_settings(self) -> None:
-        """Set up training; the noise follows manual_seed, and differs from process to process."""
-        super().init_training_settings()
-        smoothing = self.opt["train"].get("smoothing")
-        if not smoothing or [*smoothing] != ["sigma"]:
+        """Set up training. What is random follows manual_seed, and differs from process to process.
+
+        Raises:
+            ValueError: If `train.smoothing` is not what this model can do.
+        """
+        method, numbers = steps.read(self.opt["train"].get("smoothing"))
+        own_step = super().optimize_parameters.__func__
+        if method in steps.OWN_TERM and own_step is not SRModel.optimize_parameters:
             raise ValueError(
-                f"{type(self).__name__} trains with train.smoothing: {{sigma: S or [LO, "
-                f"HI]}}, got {smoothing}"
+                f"train.smoothing: {method} adds a term to SRModel's losses, and "
+                f"{type(self).__name__} has a step of its own: take noise, mrs or adv-..."
             )
-        self.noise = NoiseAugmentation(
-            smoothing["sigma"], seed=self.opt["manual_seed"] + self.opt["rank"]
-        )
+        seed = self.opt["manual_seed"] + self.opt["rank"]
+        self.smoothing_step = steps.step_of(method, numbers, self.sum_of_losses, seed)
+        super().init_training_settings()
+        if method == "smoothed":
+            steps.require_squared_error(self)
+
+    def sum_of_losses(self, sr: Tensor, hr: Tensor) -> Tensor:
+        """Sum the losses that SRModel has of an output, one number."""
+        found = [self.cri_pix(sr, hr)] if self.cri_pix else []
+        if self.cri_perceptual:
+            found += self.cri_perceptual(sr, hr)  # of features and of style, either may be None
+        return torch.stack([loss for loss in found if loss is not None]).sum()
 
     def optimize_parameters(self, current_iter: int) -> None:
-        """Take one step on noisy input."""
-        self.lq = self.noise.add_noise(self.lq)  # not in feed_data, which validation calls too
-        super().optimize_parameters(current_iter)
+        """Take one step, by the method of `train.smoothing`."""
+        seed = self.opt["manual_seed"] * 2**32 + current_iter
+        at = StepSeed(seed, first=self.opt["rank"] * len(self.lq))
+        self.smoothing_step(self, partial(super().optimize_parameters, current_iter), at)
 
     def nondist_validation(
         self, dataloader: Any, current_iter: int | str, tb_logger: Any, save_img: bool

@@ -18,7 +18,7 @@ from smoothsr.training.objective import BaseLoss
 from smoothsr.training.penalty import GradientPenalty
 from smoothsr.training.smoothed import SmoothedLoss
 
-__all__ = ["METHODS", "MRS_SIGMAS", "Numbers", "objective"]
+__all__ = ["METHODS", "MRS_SIGMAS", "TAKES", "Numbers", "objective"]
 
 MRS_SIGMAS = (0.03, 0.2)  # CertSR's best pair
 
@@ -39,7 +39,7 @@ class Numbers:
         steps: Of an attack; None: its own.
     """
 
-    sigma: float
+    sigma: float = 0.05
     sigmas: tuple[float, ...] = MRS_SIGMAS
     draws: int = 4
     weight: float | None = None
@@ -107,6 +107,22 @@ METHODS: Mapping[str, Method] = {
     "adv-cw": partial(_adversarial, "cw"),
     "penalty": _penalty,
 }
+
+_OF_DRAWS = ("sigma", "draws", "weight", "kind", "tile")
+_OF_ATTACKS = ("eps", "norm", "steps")
+TAKES: Mapping[str, tuple[str, ...]] = {
+    "plain": (),
+    "noise": ("sigma",),
+    "mrs": ("sigmas",),
+    "smoothed": _OF_DRAWS,
+    "consistency": _OF_DRAWS,
+    "adv-fgsm": _OF_ATTACKS,
+    "adv-bim": _OF_ATTACKS,
+    "adv-pgd": _OF_ATTACKS,
+    "adv-cw": _OF_ATTACKS,
+    "penalty": ("weight",),
+}
+"""The numbers that each method is told."""
 
 
 def objective(method: str, base: BaseLoss, numbers: Numbers) -> nn.Module:

@@ -104,12 +104,14 @@ class SmoothedLoss(nn.Module):
         """Compute the loss of a batch: lr (B,C,h,w) in [0, 1], hr (B,C,H,W). `at` fixes the
         noise; None takes a fresh one.
         """
-        noise = gaussian(lr, len(self.sigmas) * self.draws, at)
-        strengths = lr.new_tensor(self.sigmas).repeat_interleave(self.draws)
-        noisy = lr + strengths.view(-1, 1, 1, 1, 1) * noise
-        outputs = model(noisy.flatten(0, 1)).to(hr.dtype).unflatten(0, noise.shape[:2])
-        losses = [self.judge(part, hr) for part in outputs.split(self.draws)]
-        return torch.stack(losses).mean()
+        noisy = self.noisy(lr, at)
+        outputs = model(noisy.flatten(0, 2)).to(hr.dtype).unflatten(0, noisy.shape[:3])
+        return torch.stack([self.judge(each, hr) for each in outputs]).mean()
+
+    def noisy(self, lr: Tensor, at: StepSeed | None = None) -> Tensor:
+        """Draw what the network runs on, (sigmas,draws,B,C,h,w)."""
+        noise = gaussian(lr, len(self.sigmas) * self.draws, at).unflatten(0, (-1, self.draws))
+        return lr + lr.new_tensor(self.sigmas).view(-1, 1, 1, 1, 1, 1) * noise
 
     def judge(self, outputs: Tensor, hr: Tensor) -> Tensor:
         """Compute the loss of the draws (N,B,C,H,W) at one sigma."""

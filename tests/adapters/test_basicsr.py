@@ -6,6 +6,7 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from copy import deepcopy
 from importlib import import_module, reload
 from pathlib import Path
 
@@ -15,7 +16,14 @@ import torch
 from smoothsr import adapters, metrics
 from smoothsr.adapters.basicsr_archs import PIP, mend_torchvision
 from smoothsr.files import images
-from smoothsr.training import NoiseAugmentation
+from smoothsr.training import (
+    AdversarialAugmentation,
+    NoiseAugmentation,
+    SmoothedLoss,
+    StepSeed,
+    methods,
+)
+from smoothsr.training.objective import gaussian
 
 ROOT = Path(__file__).parents[2]
 EDSR = {
@@ -159,14 +167,21 @@ def test_train_then_test(run, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("model", ["SmoothedSRGANModel", "SmoothedESRGANModel"])
-def test_gans_train(model, run, tmp_path):
+@pytest.mark.parametrize(
+    ("model", "smoothing"),
+    [
+        ("SmoothedSRGANModel", {"method": "adv-fgsm", "eps": "4/255"}),
+        ("SmoothedESRGANModel", {"method": "mrs"}),
+    ],
+)
+def test_gans_train(model, smoothing, run, tmp_path):
     yaml = pytest.importorskip("yaml")
     options = yaml.safe_load((ROOT / "examples/basicsr/train_smoothed.yml").read_text())
     options.update(
         model_type=model, network_d={"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 4}
     )
     options["train"].update(
+        smoothing=smoothing,
         total_iter=2,
         optim_d={"type": "Adam", "lr": 1e-4},
         gan_opt={
@@ -198,6 +213,181 @@ def test_gans_train(model, run, tmp_path):
     }
 
 
+TAKEN = {  # numbers of each method, some as YAML has them
+    "noise": {"sigma": [0, 0.1]},
+    "mrs": {"sigmas": [0.03, "1/5"]},
+    "smoothed": {"sigma": 0.05, "draws": 3, "weight": "1e-1"},
+    "consistency": {"sigma": 0.05, "draws": 2, "weight": 0.7, "kind": "top", "tile": 8},
+    "adv-fgsm": {"eps": "4/255"},
+    "adv-bim": {"eps": 0.02, "steps": 2},
+    "adv-pgd": {"eps": 0.02, "norm": "rms", "steps": 2},
+    "adv-cw": {"eps": 0.02, "norm": "l2", "steps": 2},
+    "penalty": {"weight": 0.01},
+}
+SERVED = [
+    *(("SmoothedSRModel", method) for method in TAKEN),
+    *(
+        (name, method)
+        for name in ("SmoothedSRGANModel", "SmoothedESRGANModel")
+        for method in ("noise", "mrs", "adv-pgd")
+    ),
+]
+AT = 7  # the iteration of the tests' step
+
+
+def settings_of(name: str, method: str, **smoothing: object) -> dict:
+    """What BasicSR reads from a YAML, of a tiny network and a pixel loss."""
+    gan = {"type": "GANLoss", "gan_type": "vanilla", "loss_weight": 0.1}
+    pixel = "MSELoss" if method == "smoothed" else "L1Loss"
+    train = {
+        "smoothing": {"method": method, **(smoothing or TAKEN[method])},
+        "ema_decay": 0.5,
+        "optim_g": {"type": "Adam", "lr": 1e-3},
+        "optim_d": {"type": "Adam", "lr": 1e-3},
+        "scheduler": {"type": "MultiStepLR", "milestones": [100], "gamma": 0.5},
+        "pixel_opt": {"type": pixel, "loss_weight": 1.0, "reduction": "mean"},
+        "gan_opt": {**gan, "real_label_val": 1.0, "fake_label_val": 0.0},
+    }
+    return {
+        "model_type": name,
+        "num_gpu": 0,
+        "is_train": True,
+        "dist": False,
+        "rank": 0,
+        "manual_seed": 5,
+        "path": {},
+        "network_g": {"type": "SmoothedSR", "arch": EDSR, "sigma": 0.3, "n": 3},
+        "network_d": {"type": "UNetDiscriminatorSN", "num_in_ch": 3, "num_feat": 4},
+        "train": train,
+    }
+
+
+def built(name: str, method: str, rank: int = 0, **smoothing: object):
+    """A model on its first batch, and what the tests compare with: a copy of the bare network as it
+    is before the step, and lq and gt.
+    """
+    from basicsr.models import build_model
+
+    torch.manual_seed(0)
+    model = build_model({**settings_of(name, method, **smoothing), "rank": rank})
+    generator = torch.Generator().manual_seed(1)
+    lq = torch.rand(2, 3, 8, 8, generator=generator)
+    gt = torch.rand(2, 3, 32, 32, generator=generator)
+    model.feed_data({"lq": lq, "gt": gt})
+    return model, deepcopy(model.net_g.model), lq, gt
+
+
+def at(first: int = 0) -> StepSeed:
+    return StepSeed(5 * 2**32 + AT, first)
+
+
+def slopes(network: torch.nn.Module) -> list[torch.Tensor]:
+    return [weight.grad for weight in network.parameters()]
+
+
+def expected_slopes(network: torch.nn.Module, loss: torch.Tensor) -> list[torch.Tensor]:
+    network.zero_grad()
+    loss.backward()
+    return slopes(network)
+
+
+@pytest.mark.parametrize(("name", "method"), SERVED)
+def test_a_step_moves_the_weights_and_validation_is_as_ever(name, method, plugin):
+    model, before, lq, gt = built(name, method)
+    average = deepcopy(model.net_g_ema.model)
+    model.optimize_parameters(AT)
+    for network, old, rate in ((model.net_g, before, 1e-3), (model.net_g_ema, average, 5e-4)):
+        pairs = zip(network.model.parameters(), old.parameters(), strict=True)
+        moves = torch.stack([(new - old).abs().max() for new, old in pairs])
+        # Adam's first step is the rate, and the average goes half of it.
+        assert moves.max().item() == pytest.approx(rate, rel=0.01)
+    assert model.net_g.training
+    assert all(value == value for value in model.get_current_log().values())
+    model.feed_data({"lq": lq, "gt": gt})
+    model.net_g_ema.seed = 0
+    served = plugin.SmoothedSR(EDSR, sigma=0.3, n=3).eval()
+    served.load_state_dict(model.net_g_ema.state_dict())
+    served.seed = 0
+    model.test()
+    assert torch.equal(model.output, served(lq))  # neither noise, nor an attack, nor a hook
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_mrs_is_the_smoothed_loss(rank, plugin):
+    model, bare, lq, gt = built("SmoothedSRModel", "mrs", rank=rank)
+    model.optimize_parameters(AT)
+    loss = SmoothedLoss(torch.nn.L1Loss(), [0.03, 0.2], draws=2)(bare, lq, gt, at(2 * rank))
+    assert model.get_current_log()["l_pix"] == pytest.approx(loss.item(), rel=1e-5)
+    torch.testing.assert_close(slopes(model.net_g.model), expected_slopes(bare, loss))
+
+
+@pytest.mark.parametrize("name", ["SmoothedSRGANModel", "SmoothedESRGANModel"])
+def test_the_losses_of_a_gan_judge_the_mean_of_the_draws(name, plugin):
+    model, bare, lq, gt = built(name, "mrs")
+    model.optimize_parameters(AT)
+    noise = gaussian(lq, 4, at())
+    with torch.no_grad():
+        outputs = [
+            bare(lq + s * one) for s, one in zip((0.03,) * 2 + (0.2,) * 2, noise, strict=True)
+        ]
+    means = torch.cat([(outputs[0] + outputs[1]) / 2, (outputs[2] + outputs[3]) / 2])
+    torch.testing.assert_close(model.output.detach(), means)
+    assert torch.equal(model.gt, torch.cat([gt, gt]))
+    assert model.get_current_log()["l_g_pix"] == pytest.approx(
+        (means - model.gt).abs().mean().item(), rel=1e-5
+    )
+
+
+def test_what_a_step_is_given_besides_is_averaged_and_repeated_too(plugin):
+    from basicsr.models.sr_model import SRModel
+
+    class Real(SRModel):  # as Real-ESRGAN with LDL
+        def optimize_parameters(self, _iteration):
+            self.shapes = self.net_g(self.lq).shape, self.net_g_ema(self.lq).shape
+
+    class Mixed(plugin.SmoothedSRModel, Real):
+        pass
+
+    model = Mixed(settings_of("SmoothedSRModel", "mrs"))
+    model.lq, model.gt = torch.rand(1, 3, 8, 8), torch.rand(1, 3, 32, 32)
+    model.gt_usm = model.gt
+    model.optimize_parameters(AT)
+    assert {*model.shapes, model.gt.shape, model.gt_usm.shape} == {(2, 3, 32, 32)}
+    with pytest.raises(ValueError, match="Mixed has a step of its own: take noise, mrs or adv-"):
+        Mixed(settings_of("SmoothedSRModel", "penalty"))
+
+
+@pytest.mark.parametrize("method", ["smoothed", "consistency", "penalty"])
+def test_a_term_of_its_own_is_that_of_finetune(method, plugin):
+    model, bare, lq, gt = built("SmoothedSRModel", method)
+    model.optimize_parameters(AT)
+    numbers = {**TAKEN[method], "weight": float(TAKEN[method]["weight"])}
+    objective = methods.objective(method, torch.nn.L1Loss(), methods.Numbers(**numbers))
+    loss = objective(bare, lq, gt, at())
+    assert model.get_current_log() == {"l_total": pytest.approx(loss.item(), rel=1e-5)}
+    torch.testing.assert_close(slopes(model.net_g.model), expected_slopes(bare, loss))
+
+
+@pytest.mark.parametrize("name", ["SmoothedSRModel", "SmoothedESRGANModel"])
+def test_an_attack_is_on_the_bare_network(name, plugin):
+    model, bare, lq, gt = built(name, "adv-pgd")
+    model.optimize_parameters(AT)
+    attack = AdversarialAugmentation("pgd", 0.02, "rms", steps=2)
+    torch.testing.assert_close(model.lq, attack.attacked(bare, lq, gt, at()))
+    assert torch.equal(model.gt, gt)
+
+
+def test_every_loss_that_is_there_is_summed(plugin):
+    model, *_ = built("SmoothedSRModel", "penalty")
+    one = torch.ones(1, 3, 4, 4)
+    model.cri_perceptual = lambda sr, hr: ((sr - hr).sum(), None)
+    assert model.sum_of_losses(2 * one, one).item() == 1 + 48
+    model.cri_perceptual = lambda sr, hr: (None, (sr - hr).sum() / 2)
+    assert model.sum_of_losses(2 * one, one).item() == 1 + 24
+    model.cri_pix = None
+    assert model.sum_of_losses(2 * one, one).item() == 24
+
+
 def test_noise_meets_training_only(plugin):
     from basicsr.models.sr_model import SRModel
 
@@ -208,13 +398,15 @@ def test_noise_meets_training_only(plugin):
     class Mixed(plugin.SmoothedSRModel, Seen):
         pass
 
-    model = Mixed.__new__(Mixed)
-    model.device, model.noise = "cpu", NoiseAugmentation(0.1, seed=0)
+    settings = settings_of("SmoothedSRModel", "noise")
+    settings["train"]["smoothing"] = {"sigma": 0.1}  # noise, where no method is named
+    model = Mixed({**settings, "rank": 1})
     gray = torch.full((4, 3, 32, 32), 0.5)
     model.feed_data({"lq": gray})
     assert torch.equal(model.lq, gray)  # as validation sees it
     model.optimize_parameters(1)
     assert float((model.seen - gray).std()) == pytest.approx(0.1, rel=0.05)
+    assert torch.equal(model.seen, NoiseAugmentation(0.1, seed=5 + 1).add_noise(gray))
 
 
 @pytest.mark.filterwarnings("ignore:torch.meshgrid")  # of BasicSR's SwinIR
@@ -277,22 +469,59 @@ def test_certified_psnr_says_of_what(plugin):
     ]
 
 
-def test_options_are_checked(plugin):
-    model = plugin.SmoothedSRModel.__new__(plugin.SmoothedSRModel)
-    for options in ({}, {"smoothing": {"sgima": 0.1}}):
-        model.opt = {"train": {"pixel_opt": None, **options}}
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(
-                plugin.SmoothedSRModel.__mro__[1], "init_training_settings", lambda _: None
-            )
-            with pytest.raises(
-                ValueError,
-                match=(
-                    r"SmoothedSRModel trains with train.smoothing: \{sigma: S or \[LO, HI\]\}, "
-                    r"got"
-                ),
-            ):
-                model.init_training_settings()
+@pytest.mark.parametrize(
+    ("smoothing", "message"),
+    [
+        (
+            None,
+            r"needs train.smoothing: \{sigma: S or \[LO, HI\]\} for noise, or \{method: noise\|",
+        ),
+        ({"method": "plain"}, "method must be one of noise, mrs, .*, penalty, got 'plain'"),
+        ({"sgima": 0.1}, "noise takes sigma, got 'sgima'"),
+        ({"method": "mrs", "sigma": 0.1}, "mrs takes sigmas, got 'sigma'"),
+        ({"method": "adv-pgd", "weight": 1}, "adv-pgd takes eps, norm, steps, got 'weight'"),
+        ({"method": "smoothed", "draws": 2}, "smoothed needs sigma, got"),
+        ({"method": "penalty", "weight": "much"}, "weight must be a number, got 'much'"),
+        ({"method": "adv-fgsm", "eps": "1/0"}, "eps must be a number, got '1/0'"),
+        ({"method": "adv-pgd", "steps": 2.5}, "steps must be a whole number, got 2.5"),
+        ({"method": "mrs", "sigmas": 0.1}, "sigmas must be a list of numbers, got 0.1"),
+        ({"method": "smoothed", "sigma": [0, 0.1]}, r"sigma must be a number, got \[0, 0.1\]"),
+        ({"sigma": [0.1, 0]}, "sigma must be a finite number >= 0 or a pair lo <= hi"),
+        (
+            {"method": "consistency", "sigma": 0.1, "draws": 1},
+            "draws must be at least 2 here, got 1",
+        ),
+        ({"method": "adv-cw", "norm": "l1"}, "norm must be linf, l2 or rms, got 'l1'"),
+    ],
+)
+def test_options_are_checked(smoothing, message, plugin):
+    settings = settings_of("SmoothedSRModel", "noise")
+    settings["train"]["smoothing"] = smoothing
+    with pytest.raises(ValueError, match=message):
+        plugin.SmoothedSRModel(settings)
+
+
+@pytest.mark.parametrize("method", ["smoothed", "consistency", "penalty"])
+@pytest.mark.parametrize("name", ["SmoothedSRGANModel", "SmoothedESRGANModel"])
+def test_a_gan_has_no_place_for_another_term(name, method, plugin):
+    message = f"{method} adds a term .* and {name} has a step of its own: take noise, mrs or adv-"
+    with pytest.raises(ValueError, match=message):
+        built(name, method)
+
+
+@pytest.mark.parametrize(
+    "pixel", [{"type": "L1Loss"}, {"type": "MSELoss", "loss_weight": 2.0}, None]
+)
+def test_smoothed_learns_the_squared_error_and_the_yaml_says_so(pixel, plugin, monkeypatch):
+    settings = settings_of("SmoothedSRModel", "smoothed")
+    if pixel:
+        settings["train"]["pixel_opt"] = pixel
+    else:
+        other = lambda model: setattr(model, "cri_perceptual", torch.nn.L1Loss())
+        monkeypatch.setattr(plugin.SmoothedSRModel.__mro__[1], "setup_optimizers", other)
+        monkeypatch.setattr(plugin.SmoothedSRModel.__mro__[1], "setup_schedulers", lambda _: None)
+    with pytest.raises(ValueError, match=r"set train.pixel_opt to \{type: MSELoss\}"):
+        plugin.SmoothedSRModel(settings)
 
 
 def test_without_basicsr_the_error_names_the_pip_line(monkeypatch):
