@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from training_networks import in_two_processes
 
 from smoothsr import adapters, metrics
 from smoothsr.adapters.basicsr_archs import PIP, mend_torchvision
@@ -263,8 +264,8 @@ def settings_of(name: str, method: str, **smoothing: object) -> dict:
 
 
 def built(name: str, method: str, rank: int = 0, **smoothing: object):
-    """A model on its first batch, and what the tests compare with: a copy of the bare network as it
-    is before the step, and lq and gt.
+    """A model on a batch, with gradients of the step before, and what the tests compare with: a
+    copy of the bare network as it is, lq and gt.
     """
     from basicsr.models import build_model
 
@@ -274,6 +275,8 @@ def built(name: str, method: str, rank: int = 0, **smoothing: object):
     lq = torch.rand(2, 3, 8, 8, generator=generator)
     gt = torch.rand(2, 3, 32, 32, generator=generator)
     model.feed_data({"lq": lq, "gt": gt})
+    for weight in model.net_g.parameters():
+        weight.grad = torch.ones_like(weight)
     return model, deepcopy(model.net_g.model), lq, gt
 
 
@@ -375,6 +378,27 @@ def test_an_attack_is_on_the_bare_network(name, plugin):
     attack = AdversarialAugmentation("pgd", 0.02, "rms", steps=2)
     torch.testing.assert_close(model.lq, attack.attacked(bare, lq, gt, at()))
     assert torch.equal(model.gt, gt)
+
+
+def slopes_of_a_share(rank: int | None, method: str) -> torch.Tensor:
+    """The gradients of a step on one of two images under DistributedDataParallel; None: of both."""
+    import_module("smoothsr.adapters.basicsr")
+    model, _, lq, gt = built("SmoothedSRModel", method, rank=rank or 0)
+    network = model.net_g.model
+    if rank is not None:
+        model.opt.update(dist=True, world_size=2)
+        model.net_g = torch.nn.parallel.DistributedDataParallel(model.net_g)
+        model.feed_data({"lq": lq[rank : rank + 1], "gt": gt[rank : rank + 1]})
+    model.optimize_parameters(AT)
+    return torch.cat([slope.flatten() for slope in slopes(network)])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["mrs", "adv-fgsm", "consistency"])
+def test_two_processes_take_the_step_of_one(method, plugin):
+    first, second = in_two_processes(slopes_of_a_share, method)
+    assert torch.equal(first, second)
+    torch.testing.assert_close(first, slopes_of_a_share(None, method))
 
 
 def test_every_loss_that_is_there_is_summed(plugin):
