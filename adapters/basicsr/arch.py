@@ -15,7 +15,7 @@ __all__ = ["SmoothedSR"]
 
 class SmoothedSR(smoothing.SmoothedSR):
     """Smooth in eval mode; in train mode be the bare network, which the models of this package
-    train on noisy input.
+    train for smoothing.
 
     Checkpoints are those of the bare network, in both directions. Where arch has a `window_size`,
     as SwinIR and HAT do, images are padded to its multiples, and the output is cropped by its

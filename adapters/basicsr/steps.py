@@ -64,10 +64,9 @@ def _value(method: str, name: str, value: Any) -> Any:
     """Read the value of an option; its range and words are checked where it is used."""
     if name in WORDS:
         return value
-    many = name == "sigmas" or (method == "noise" and isinstance(value, list))
-    if many and isinstance(value, list):
+    if isinstance(value, list) and (name == "sigmas" or method == "noise"):
         return tuple(_number(name, each) for each in value)
-    if many:
+    if name == "sigmas":
         raise ValueError(f"train.smoothing: {name} must be a list of numbers, got {value!r}")
     return _number(name, value)
 

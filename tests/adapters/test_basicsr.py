@@ -401,6 +401,21 @@ def test_two_processes_take_the_step_of_one(method, plugin):
     torch.testing.assert_close(first, slopes_of_a_share(None, method))
 
 
+def test_the_page_names_every_method_with_its_numbers():
+    page = (ROOT / "docs/basicsr.md").read_text()
+    rows = re.findall(r"^\| (`[^|]*) \|[^|]*\| (`[^|]*) \| (all|SRModel's step) \|$", page, re.M)
+    named = {
+        method: (set(re.findall(r"`(\w+)", numbers)), models)
+        for methods_, numbers, models in rows
+        for method in re.findall(r"`([\w-]+)`", methods_)
+    }
+    own_term = ("smoothed", "consistency", "penalty")
+    assert named == {
+        method: ({*methods.TAKES[method]}, "SRModel's step" if method in own_term else "all")
+        for method in TAKEN
+    }
+
+
 def test_every_loss_that_is_there_is_summed(plugin):
     model, *_ = built("SmoothedSRModel", "penalty")
     one = torch.ones(1, 3, 4, 4)
