@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from smoothsr.evaluation.records import Image
 from smoothsr.files import images
 from smoothsr.metrics import to_8bit
 
@@ -44,6 +45,16 @@ def b100() -> Iterator[Pair]:
         size = (hr.shape[2] // 4, hr.shape[3] // 4)
         lr = F.interpolate(hr, size, mode="bicubic", antialias=True, align_corners=False)
         yield path.stem, to_8bit(lr) / 255, hr
+
+
+def cropped(pair: Pair, side: int) -> Image:
+    """Return the central crop of side x side LR pixels, x4."""
+    name, lr, hr = pair
+    top, left = ((length - side) // 2 for length in lr.shape[2:])
+    lr = lr[..., top : top + side, left : left + side].contiguous()
+    return Image(
+        name, lr, hr[..., 4 * top : 4 * (top + side), 4 * left : 4 * (left + side)].contiguous()
+    )
 
 
 def noisy(lr: Tensor, sigma: float, seed: int = 0) -> Tensor:

@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from smoothsr import adapters
 from smoothsr.evaluation import conditions, statistics
-from smoothsr.evaluation.records import Image, Record, Row, Setting
+from smoothsr.evaluation.records import Record, Row, Setting
 from smoothsr.evaluation.statistics import Mean
 from smoothsr.evaluation.study import Study
 from smoothsr.files.atomic import replacing
@@ -91,7 +91,7 @@ def main() -> None:
         for title, (read, count, heads) in SETS.items():
             study, pairs = study_of(name, heads, args.parts), list(read())[: FEWER.get(name, count)]
             for image in tqdm(
-                [cropped(pair, CROPS[name]) for pair in pairs],
+                [datasets.cropped(pair, CROPS[name]) for pair in pairs],
                 desc=f"{name}, {title}",
                 disable=None,
                 leave=False,
@@ -133,16 +133,6 @@ def study_of(name: str, heads: dict[str, str], parts: Path) -> Study:
         [conditions.parse(text) for text in heads.values()],
         METRICS,
         lpips_weights=datasets.folder() / "metrics" / "lpips_alex.pth",
-    )
-
-
-def cropped(pair: datasets.Pair, side: int) -> Image:
-    """The central crop of side x side LR pixels."""
-    name, lr, hr = pair
-    top, left = ((length - side) // 2 for length in lr.shape[2:])
-    lr = lr[..., top : top + side, left : left + side].contiguous()
-    return Image(
-        name, lr, hr[..., 4 * top : 4 * (top + side), 4 * left : 4 * (left + side)].contiguous()
     )
 
 
