@@ -14,7 +14,6 @@ import math
 
 import datasets
 import torch
-from robustness import cropped
 
 from smoothsr import SmoothedSR, adapters
 from smoothsr.attacks.views import serve
@@ -54,7 +53,7 @@ def main() -> None:
     print(f"| image | {' | '.join(ATTACKS)} |\n|---|{'---|' * len(ATTACKS)}")
     lost = 0
     for pair in datasets.set5():
-        image = cropped(pair, args.crop)
+        image = datasets.cropped(pair, args.crop)
         harm = {}
         for name, text in ATTACKS.items():
             attacked = conditions.parse(text.format(steps=args.steps)).apply(

@@ -184,7 +184,7 @@ def ablation_verdict(found: Mapping[str, Found]) -> Iterator[str]:
     for name, each in found.items():
         if not each.ablation:
             continue
-        won, lost = [], []
+        won, lost = list[str](), list[str]()
         for condition in ABLATION[1:]:
             four = combinations(each.ablation, condition)
             gains = [
