@@ -12,6 +12,7 @@ where the mean difference is below minus two of its standard errors.
 import argparse
 import math
 
+import datasets
 import torch
 
 from smoothsr import SmoothedSR, adapters
