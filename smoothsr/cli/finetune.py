@@ -66,7 +66,7 @@ def prepare(options: FineTuneOptions) -> Job:
     args = options.args
     loaded = adapters.load(args.model, arch=args.arch, scale=args.scale, device=options.device)
     weights = {"lpips": args.lpips_weights, "vgg": args.vgg_weights}
-    base = base_loss(args.loss, weights=weights)
+    base = base_loss(args.loss, weights, channels=loaded.channels, seed=args.seed)
     objective = methods.objective(args.method, base, options.numbers).to(options.device)
     validation = validation_of(options, loaded)
     patches = patches_of(options, loaded)

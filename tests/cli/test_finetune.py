@@ -43,6 +43,16 @@ def test_every_method_changes_the_weights(method, tmp_path, capsys):
     assert not out.with_suffix(".state").exists()
 
 
+@pytest.mark.parametrize("method", ["mrs", "consistency", "adv-fgsm", "penalty"])
+def test_a_discriminator_learns_beside_every_method(method, tmp_path):
+    out, plain = tmp_path / "net.safetensors", tmp_path / "plain.safetensors"
+    assert main(finetune(out, "--loss", "l1+0.5*gan", method=method, steps=2)) == 0
+    assert main(finetune(plain, "--loss", "l1", method=method, steps=2)) == 0
+    one, two = load_file(out), load_file(plain)
+    assert any((one[key] != two[key]).any() for key in one)
+    assert all(value.isfinite().all() for value in one.values())
+
+
 def test_the_file_tells_its_recipe_and_loads(tmp_path):
     out = tmp_path / "net.safetensors"
     options = ["--val", CAT, "--crop", "16", "--metrics", "psnr_y,mse", "--validations", 2]
@@ -66,14 +76,15 @@ def test_basicsr_reads_a_pth(tmp_path):
     assert all(torch.equal(value, served[key]) for key, value in state["params_ema"].items())
 
 
-def test_a_run_that_is_killed_five_times_ends_with_the_same_weights(tmp_path, monkeypatch):
-    options = ["--val", CAT, "--crop", "12", "--validations", "30", "--ema", ".9"]
+@pytest.mark.parametrize(("method", "loss"), [("smoothed", "l1"), ("noise", "l1+0.005*gan")])
+def test_a_run_that_is_killed_five_times_ends_with_the_same_weights(method, loss, tmp_path):
+    options = ["--val", CAT, "--crop", "12", "--validations", "30", "--ema", ".9", "--loss", loss]
     whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
-    process = started(finetune(whole, *options, method="smoothed", steps=60))
+    process = started(finetune(whole, *options, method=method, steps=60))
     process.communicate()
     rng, kills = random.Random(0), 0
     while not cut.exists():
-        process = started(finetune(cut, *options, method="smoothed", steps=60))
+        process = started(finetune(cut, *options, method=method, steps=60))
         if kills < 5:  # once it has got one to four checkpoints on
             _wait_for(cut.with_suffix(".state"), process, rng.randrange(1, 5))
             process.kill()
@@ -146,7 +157,7 @@ def test_degradations_reach_the_inputs(tmp_path):
         (["--lr", "0"], "--lr must be greater than 0, got 0"),
         (["--ema", "1"], "--ema must be at least 0 and less than 1, got 1"),
         (["--degrade", "pgd:1/255"], "attacks are methods of their own"),
-        (["--loss", "l3"], "a loss is l1, mse, lpips, vgg or a sum"),
+        (["--loss", "l3"], "a loss is l1, mse, lpips, vgg, gan or a sum"),
         (["--loss", "vgg"], "the vgg loss needs the file of torchvision's VGG19"),
         (["--val", CAT, "--metrics", "psnr_z"], "unknown metric 'psnr_z'"),
         (["--weight", "-1"], "weight must be a finite number >= 0, got -1"),
