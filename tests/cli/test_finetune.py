@@ -10,9 +10,11 @@ import torch
 from process_runs import started
 from safetensors import safe_open
 from safetensors.torch import load_file
+from training_networks import in_two_processes
 
 from smoothsr import adapters
 from smoothsr.cli import main
+from smoothsr.cli.finetune import seconds_of_step
 from smoothsr.cli.parser import FINETUNE_METHODS
 from smoothsr.files import images
 from smoothsr.training.methods import METHODS
@@ -137,6 +139,35 @@ def test_minutes_become_steps(tmp_path):
     assert main(finetune(out, "--minutes", "0.01", steps=None)) == 0
     with safe_open(out, "pt") as file:
         assert json.loads(file.metadata()["recipe"])["steps"] >= 1
+
+
+class Steps:
+    """A training whose steps take what a list says."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, *seconds: float) -> None:
+        self.seconds, self.left = 0.0, list(seconds)
+
+    def learn(self) -> None:
+        self.seconds += self.left.pop(0)
+
+
+def test_a_step_is_timed_after_the_slow_ones():
+    few, more = Steps(9, 5, 1, 3, 7), Steps(2, 1, 1, 1, 1, 1, 3, 9)
+    assert (seconds_of_step(few), few.left) == (2, [7])
+    assert seconds_of_step(more, trial=9.5) == pytest.approx((1 + 1 + 1 + 3) / 4)
+    assert more.left == [9]
+
+
+def timed(rank: int) -> torch.Tensor:
+    """How long a step takes, and how many were tried, where processes have other clocks."""
+    steps = Steps(*[1 + 2 * rank] * 20)
+    return torch.tensor([seconds_of_step(steps, trial=10), len(steps.left)])
+
+
+def test_processes_plan_as_many_steps():
+    assert [each.tolist() for each in in_two_processes(timed)] == [[2, 15], [2, 15]]
 
 
 def test_degradations_reach_the_inputs(tmp_path):
