@@ -3,6 +3,7 @@
 import argparse
 import copy
 import json
+import statistics
 import sys
 import time
 from collections.abc import Iterator
@@ -33,8 +34,10 @@ from smoothsr.training import methods
 from smoothsr.training.fine_tuning import FineTuning, Schedule
 from smoothsr.training.losses import base_loss
 from smoothsr.training.patches import Degrade, Patches, cache
+from smoothsr.training.processes import averaged
 
-TIMED = 3  # steps that tell how long one takes, after one that warms up
+TIMED = 4  # steps at least that tell how long one takes
+SHARE = 0.02  # of the minutes, for these steps
 SAVED = 60.0  # seconds between checkpoints
 
 
@@ -66,7 +69,7 @@ def prepare(options: FineTuneOptions) -> Job:
     args = options.args
     loaded = adapters.load(args.model, arch=args.arch, scale=args.scale, device=options.device)
     weights = {"lpips": args.lpips_weights, "vgg": args.vgg_weights}
-    base = base_loss(args.loss, weights=weights)
+    base = base_loss(args.loss, weights, channels=loaded.channels, seed=args.seed)
     objective = methods.objective(args.method, base, options.numbers).to(options.device)
     validation = validation_of(options, loaded)
     patches = patches_of(options, loaded)
@@ -143,23 +146,22 @@ def planned_steps(
     """Return --steps, or as many as fit into --minutes, by timing some on copies."""
     if options.args.steps is not None:
         return int(options.args.steps)
-    schedule = schedule_of(options, 1 + TIMED)
-    trial = FineTuning(*copy.deepcopy((model, objective)), patches, schedule)
-    steps = [max(1, round(60 * options.args.minutes / seconds_of_step(trial)))]
-    if dist.is_initialized():
-        dist.broadcast_object_list(steps)  # one process's clock counts for all
-    return steps[0]
+    trial = FineTuning(*copy.deepcopy((model, objective)), patches, schedule_of(options, TIMED))
+    seconds = 60 * options.args.minutes
+    return max(1, int(seconds / seconds_of_step(trial, SHARE * seconds)))
 
 
-def seconds_of_step(training: FineTuning) -> float:
-    """Time a step, the fastest of a few."""
-    training.learn()
-    seconds = []
-    for _ in range(TIMED):
-        began = time.monotonic()
+def seconds_of_step(training: FineTuning, trial: float = 0.0) -> float:
+    """Time steps for `trial` seconds, but at least TIMED, and return the mean of the later half:
+    the first ones are slow. Processes take as many steps, by the mean of their clocks.
+    """
+    taken: list[float] = []
+    while len(taken) < TIMED or sum(taken) < trial:
+        before = training.seconds
         training.learn()
-        seconds.append(time.monotonic() - began)
-    return min(seconds)
+        mean = averaged(torch.tensor(training.seconds - before, device=training.device))
+        taken.append(mean.item())
+    return statistics.mean(taken[len(taken) // 2 :])
 
 
 def estimate(job: Job) -> str:

@@ -399,7 +399,8 @@ def _methods(command: argparse.ArgumentParser) -> None:
         "--loss",
         default="l1",
         help="what errors cost, but for smoothed, where it is their square: l1, mse, lpips, vgg, "
-        "or a sum as l1+0.1*lpips (default l1)",
+        "gan (a discriminator that learns with the network), or a sum as "
+        "l1+0.1*lpips+0.005*gan (default l1)",
     )
     add("--lpips-weights", type=Path, help="file of LPIPS weights, for --loss and --metrics")
     add("--vgg-weights", type=Path, help="file of VGG19 weights, for --loss vgg")

@@ -9,6 +9,8 @@ Everything here is an objective, a function of (model, lr, hr) that takes the pl
     consistency  how much outputs differ between draws
     adversarial  inputs that an attack made
     penalty      the loss's gradient at the input
+    losses       base losses by name, which the others judge an output by
+    gan          the one that learns: a discriminator
 """
 
 from smoothsr.training.adversarial import AdversarialAugmentation, AdversarialLoss

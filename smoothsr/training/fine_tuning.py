@@ -1,9 +1,10 @@
 """A fine-tune that may be cut off at any time.
 
 Patches and noise of a step are pure functions of the seed and the step's number. So all there is to
-keep are weights, their moving average, the optimizer and the curves: a run that was killed and goes
-on from its last checkpoint ends with the weights, to the bit, of one that ran through (on a CPU;
-elsewhere, as far as the device's arithmetic repeats).
+keep are weights, their moving average, the optimizer, the objective's own state, as a
+discriminator's, and the curves: a run that was killed and goes on from its last checkpoint ends
+with the weights, to the bit, of one that ran through (on a CPU; elsewhere, as far as the device's
+arithmetic repeats).
 
 Processes of torchrun share each batch. Their gradients are averaged after the backward pass, which
 holds for objectives with gradients of gradients too, and for networks of which a part is not used.
@@ -24,6 +25,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from smoothsr.training.objective import StepSeed
 from smoothsr.training.patches import Patches
+from smoothsr.training.processes import averaged
 
 __all__ = ["DivergedError", "FineTuning", "Schedule"]
 
@@ -81,7 +83,7 @@ class FineTuning:
     Args:
         model: Maps (B,C,h,w) to (B,C,s*h,s*w); trained in place.
         objective: What is descended, a module that is an `Objective`. Its own parameters, such as
-            a frozen metric network's, are not trained here.
+            a metric network's or a discriminator's, are not trained here.
         patches: Where batches come from; its seed is that of the noise too.
         schedule: How long and how fast.
     """
@@ -190,9 +192,7 @@ class FineTuning:
             "scaler": self.scaler.state_dict(),
             "losses": self._losses,
             "curves": vars(self.curves),
-            "objective": self.objective.state_dict()
-            if isinstance(self.objective, nn.Module)
-            else {},
+            "objective": self.objective.state_dict(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
@@ -212,11 +212,3 @@ def _average(decay: float, kept: list[Tensor], weights: list[Tensor], count: Ten
     else:  # counters
         for own, other in zip(kept, weights, strict=True):
             own.copy_(other)
-
-
-def averaged(tensor: Tensor) -> Tensor:
-    """Average a tensor over processes, in place; it stays as it is where there is one."""
-    if dist.is_initialized():
-        dist.all_reduce(tensor)
-        tensor /= dist.get_world_size()
-    return tensor

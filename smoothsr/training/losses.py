@@ -5,18 +5,20 @@ the features of VGG19 before their activation.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from os import PathLike
 
 import torch
 from torch import Tensor, nn
 
 from smoothsr import metrics
+from smoothsr.training.gan import GANLoss
 
 __all__ = ["LPIPSLoss", "VGGLoss", "WeightedSum", "base_loss"]
 
 Weights = Mapping[str, str | PathLike[str] | None]
 CONV5_4 = 35  # of torchvision's VGG19: ESRGAN's features, before the activation
+NUMBER = r"[0-9]*\.?[0-9]+(?:e-?[0-9]+)?"
 MEAN, DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of VGG's training images
 
 
@@ -101,12 +103,16 @@ class WeightedSum(nn.Module):
         return torch.stack([factor * loss(sr, hr) for factor, loss in terms]).sum()
 
 
-def base_loss(spec: str, weights: Weights | None = None) -> nn.Module:
+def base_loss(
+    spec: str, weights: Weights | None = None, *, channels: int = 3, seed: int = 0
+) -> nn.Module:
     """Return a loss by its name, or a weighted sum.
 
     Args:
-        spec: "l1", "mse", "lpips", "vgg", or as in "l1+0.1*lpips".
+        spec: "l1", "mse", "lpips", "vgg", "gan", or as in "l1+0.1*lpips+0.005*gan".
         weights: Files of "lpips" and "vgg"; lpips can do without.
+        channels: C of the images, for "gan".
+        seed: Of the discriminator's initial weights.
 
     Raises:
         ValueError: If spec has another form, or vgg no file.
@@ -118,25 +124,25 @@ def base_loss(spec: str, weights: Weights | None = None) -> nn.Module:
         >>> loss(torch.zeros(1, 1, 2, 2), torch.full((1, 1, 2, 2), 0.5)).item()
         1.0
     """
+    named: dict[str, Callable[[], nn.Module]] = {
+        "l1": nn.L1Loss,
+        "mse": nn.MSELoss,
+        "lpips": lambda: LPIPSLoss((weights or {}).get("lpips")),
+        "vgg": lambda: _vgg((weights or {}).get("vgg")),
+        "gan": lambda: GANLoss(channels, seed=seed),
+    }
     terms = []
     for word in spec.split("+"):
-        found = re.fullmatch(
-            r"(?:([0-9]*\.?[0-9]+(?:e-?[0-9]+)?)\*)?(l1|mse|lpips|vgg)", word.strip()
-        )
+        found = re.fullmatch(rf"(?:({NUMBER})\*)?({'|'.join(named)})", word.strip())
         if not found:
             raise ValueError(
-                f"a loss is l1, mse, lpips, vgg or a sum such as l1+0.1*lpips, got {spec!r}"
+                f"a loss is {', '.join(named)} or a sum such as l1+0.1*lpips, got {spec!r}"
             )
-        terms.append((float(found[1] or 1), _named(found[2], weights or {})))
+        terms.append((float(found[1] or 1), named[found[2]]()))
     return terms[0][1] if len(terms) == 1 and terms[0][0] == 1 else WeightedSum(terms)
 
 
-def _named(name: str, weights: Weights) -> nn.Module:
-    if name == "lpips":
-        return LPIPSLoss(weights.get("lpips"))
-    if name == "vgg":
-        file = weights.get("vgg")
-        if file is None:
-            raise ValueError("the vgg loss needs the file of torchvision's VGG19: --vgg-weights")
-        return VGGLoss(file)
-    return nn.L1Loss() if name == "l1" else nn.MSELoss()
+def _vgg(file: str | PathLike[str] | None) -> VGGLoss:
+    if file is None:
+        raise ValueError("the vgg loss needs the file of torchvision's VGG19: --vgg-weights")
+    return VGGLoss(file)

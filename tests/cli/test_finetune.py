@@ -10,9 +10,11 @@ import torch
 from process_runs import started
 from safetensors import safe_open
 from safetensors.torch import load_file
+from training_networks import in_two_processes
 
 from smoothsr import adapters
 from smoothsr.cli import main
+from smoothsr.cli.finetune import seconds_of_step
 from smoothsr.cli.parser import FINETUNE_METHODS
 from smoothsr.files import images
 from smoothsr.training.methods import METHODS
@@ -43,6 +45,16 @@ def test_every_method_changes_the_weights(method, tmp_path, capsys):
     assert not out.with_suffix(".state").exists()
 
 
+@pytest.mark.parametrize("method", ["mrs", "consistency", "adv-fgsm", "penalty"])
+def test_a_discriminator_learns_beside_every_method(method, tmp_path):
+    out, plain = tmp_path / "net.safetensors", tmp_path / "plain.safetensors"
+    assert main(finetune(out, "--loss", "l1+0.5*gan", method=method, steps=2)) == 0
+    assert main(finetune(plain, "--loss", "l1", method=method, steps=2)) == 0
+    one, two = load_file(out), load_file(plain)
+    assert any((one[key] != two[key]).any() for key in one)
+    assert all(value.isfinite().all() for value in one.values())
+
+
 def test_the_file_tells_its_recipe_and_loads(tmp_path):
     out = tmp_path / "net.safetensors"
     options = ["--val", CAT, "--crop", "16", "--metrics", "psnr_y,mse", "--validations", 2]
@@ -66,14 +78,15 @@ def test_basicsr_reads_a_pth(tmp_path):
     assert all(torch.equal(value, served[key]) for key, value in state["params_ema"].items())
 
 
-def test_a_run_that_is_killed_five_times_ends_with_the_same_weights(tmp_path, monkeypatch):
-    options = ["--val", CAT, "--crop", "12", "--validations", "30", "--ema", ".9"]
+@pytest.mark.parametrize(("method", "loss"), [("smoothed", "l1"), ("noise", "l1+0.005*gan")])
+def test_a_run_that_is_killed_five_times_ends_with_the_same_weights(method, loss, tmp_path):
+    options = ["--val", CAT, "--crop", "12", "--validations", "30", "--ema", ".9", "--loss", loss]
     whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
-    process = started(finetune(whole, *options, method="smoothed", steps=60))
+    process = started(finetune(whole, *options, method=method, steps=60))
     process.communicate()
     rng, kills = random.Random(0), 0
     while not cut.exists():
-        process = started(finetune(cut, *options, method="smoothed", steps=60))
+        process = started(finetune(cut, *options, method=method, steps=60))
         if kills < 5:  # once it has got one to four checkpoints on
             _wait_for(cut.with_suffix(".state"), process, rng.randrange(1, 5))
             process.kill()
@@ -128,6 +141,35 @@ def test_minutes_become_steps(tmp_path):
         assert json.loads(file.metadata()["recipe"])["steps"] >= 1
 
 
+class Steps:
+    """A training whose steps take what a list says."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, *seconds: float) -> None:
+        self.seconds, self.left = 0.0, list(seconds)
+
+    def learn(self) -> None:
+        self.seconds += self.left.pop(0)
+
+
+def test_a_step_is_timed_after_the_slow_ones():
+    few, more = Steps(9, 5, 1, 3, 7), Steps(2, 1, 1, 1, 1, 1, 3, 9)
+    assert (seconds_of_step(few), few.left) == (2, [7])
+    assert seconds_of_step(more, trial=9.5) == pytest.approx((1 + 1 + 1 + 3) / 4)
+    assert more.left == [9]
+
+
+def timed(rank: int) -> torch.Tensor:
+    """How long a step takes, and how many were tried, where processes have other clocks."""
+    steps = Steps(*[1 + 2 * rank] * 20)
+    return torch.tensor([seconds_of_step(steps, trial=10), len(steps.left)])
+
+
+def test_processes_plan_as_many_steps():
+    assert [each.tolist() for each in in_two_processes(timed)] == [[2, 15], [2, 15]]
+
+
 def test_degradations_reach_the_inputs(tmp_path):
     plain, dark = tmp_path / "plain.safetensors", tmp_path / "blurred.safetensors"
     assert main(finetune(plain, method="plain", steps=2)) == 0
@@ -146,7 +188,7 @@ def test_degradations_reach_the_inputs(tmp_path):
         (["--lr", "0"], "--lr must be greater than 0, got 0"),
         (["--ema", "1"], "--ema must be at least 0 and less than 1, got 1"),
         (["--degrade", "pgd:1/255"], "attacks are methods of their own"),
-        (["--loss", "l3"], "a loss is l1, mse, lpips, vgg or a sum"),
+        (["--loss", "l3"], "a loss is l1, mse, lpips, vgg, gan or a sum"),
         (["--loss", "vgg"], "the vgg loss needs the file of torchvision's VGG19"),
         (["--val", CAT, "--metrics", "psnr_z"], "unknown metric 'psnr_z'"),
         (["--weight", "-1"], "weight must be a finite number >= 0, got -1"),

@@ -82,7 +82,7 @@ def test_vgg_compares_the_features_before_the_last_activation(vgg):
 
 def test_what_is_missing_or_wrong_is_one_line(tmp_path):
     for spec in ("l3", "l1+", "-1*l1", "1-e*l1", "l1*2", ""):
-        with pytest.raises(ValueError, match="a loss is l1, mse, lpips, vgg or a sum"):
+        with pytest.raises(ValueError, match="a loss is l1, mse, lpips, vgg, gan or a sum"):
             base_loss(spec)
     with pytest.raises(ValueError, match="needs the file of torchvision's VGG19: --vgg-weights"):
         base_loss("vgg")
