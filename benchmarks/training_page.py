@@ -47,8 +47,8 @@ def page(found: Mapping[str, Found], starts: Mapping[str, Any], figure: str) -> 
     """Yield the lines of the page."""
     yield from ["# Networks trained for smoothing", "", "Made by `python benchmarks/training.py`."]
     yield (
-        "Two published or own networks without any noise in their training, each trained on by "
-        "every method of `smoothsr finetune` for equally many steps: which one should you take?"
+        "Networks that never saw noise, each trained on by every method of `smoothsr finetune`, "
+        "equally many steps: which method should you take for a network that will be smoothed?"
     )
     yield "\n## In short\n"
     for name, each in found.items():

@@ -16,7 +16,7 @@ from torch import nn
 
 from smoothsr import SmoothedSR, adapters, attacks
 from smoothsr.adapters.fitted import extend
-from smoothsr.evaluation.records import Record
+from smoothsr.evaluation.records import Record, Row
 from smoothsr.files import images
 from smoothsr.metrics import to_8bit
 
@@ -294,6 +294,57 @@ def test_second_study_judges_by_gains(monkeypatch, gained, word):
     table = "\n".join(names["gains_table"](found, 4))
     assert "| smoothing | transfer, theirs | +0.15 | +1.54 | +1.72 |" in table
     assert table.count(f"{1.1 * gained:+.2f} ± ") == 6
+
+
+def training_study(monkeypatch, gains, ablation):
+    """Give the names of the page of the training benchmark, and what was measured of one network:
+    3 pictures, on which the mean of a training gains so many decibels, and LPIPS of an ablation.
+    """
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    names = runpy.run_path(str(ROOT / "benchmarks/training_page.py"))
+    minutes = dict.fromkeys(names["METHODS"], 1.5) | {"adv-cw": None}
+    empty = names["Found"]([], {}, minutes, [])
+    conditions = [*names["CLEAN"].values(), *names["ATTACKS"].values()]
+    records = [
+        Record(str(picture), row, condition, {"psnr_y": score, "ssim_y": 0.8, "lpips": 5 / score})
+        for training, served, row in names["rows"](empty)
+        for condition, picture in itertools.product(conditions, range(3))
+        for score in [25 + picture + (gains.get(training, 0) if served == "mean" else 0)]
+    ]
+    scores = [
+        Record("bird", Row(method, sigma, 21 if sigma else 1), condition, dict(values))
+        for (method, sigma), value in ablation.items()
+        for condition in names["ABLATION"]
+        for values in [{"psnr_y": 25.0, "ssim_y": 0.8, "lpips": value}]
+    ]
+    trainings = {training for training, _, _ in names["rows"](empty)}
+    stable = {each: dict.fromkeys(names["RADII"], 30.0 + gains.get(each, 0)) for each in trainings}
+    return names, names["Found"](records, stable, minutes, scores)
+
+
+def test_the_training_page_names_the_best_and_shows_what_diverged(monkeypatch):
+    names, found = training_study(monkeypatch, {"smoothed": 2.0, "noise": 1.0}, {})
+    lines = [*names["in_short"]("net", found)]
+    assert lines[0] == "- net, its mean on clean pictures: **smoothed**, 28 (+2.00 ± 0.00)."
+    assert "**smoothed**, 0.179 (-0.014 ± " in lines[2]  # the lowest LPIPS
+    assert lines[-1].endswith("**smoothed**, 32.0 dB (+2.0 on the untrained one).")
+    table = "\n".join(names["attack_table"]("net", found))
+    assert "| adv-cw | diverged |" in table
+    assert "| adv-cw | mean |" not in table
+    cells = " | ".join(["28.00"] * 4)
+    assert f"| smoothed | mean | {cells} | 32.0 | 32.0 | 1.5 |" in table
+
+
+@pytest.mark.parametrize(("both", "won"), [(0.1, 4), (0.25, 0), (0.35, 0)])
+def test_the_training_page_compares_both_with_each_alone(monkeypatch, both, won):
+    lpips = {("plain", 0.0): 0.5, ("mrs", 0.0): 0.2, ("plain", 0.02): 0.3, ("plain", 0.05): 0.4}
+    lpips |= {("mrs", 0.02): 0.6, ("mrs", 0.05): both}  # the best sigma counts
+    names, found = training_study(monkeypatch, {}, lpips)
+    (verdict,) = names["ablation_verdict"]({"net": found})
+    assert f"each alone under {won} of 4 degradations" in verdict
+    table = "\n".join(names["ablation_table"]({"net": found}))
+    assert f"| both | {' | '.join([f'25.00 / 0.800 / {both:.3f} (0.05)'] * 5)} |" in table
+    assert f"| MRS inference | {' | '.join(['25.00 / 0.800 / 0.300 (0.02)'] * 5)} |" in table
 
 
 @pytest.mark.parametrize(
