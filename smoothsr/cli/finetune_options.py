@@ -43,6 +43,11 @@ class FineTuneOptions:
             UserError: If one is out of its range, or a file that it would write is there already.
         """
         _require_ranges(args)
+        if args.method == "smoothed" and args.loss != "l1":
+            raise UserError(
+                "--method smoothed learns the squared error of the expected output: leave out "
+                f"--loss {args.loss}, or take another method"
+            )
         ranks = place()[1]
         if args.batch % ranks:
             raise UserError(f"--batch {args.batch} can't be shared by {ranks} processes")

@@ -202,6 +202,13 @@ def test_mistakes_are_one_line(options, complaint, tmp_path, capsys):
     assert not (tmp_path / "net.safetensors").exists()
 
 
+def test_smoothed_has_a_loss_of_its_own(tmp_path, capsys):
+    out = tmp_path / "net.safetensors"
+    assert main(finetune(out, "--loss", "l1+0.005*gan", method="smoothed")) == 2
+    assert "leave out --loss l1+0.005*gan" in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_the_name_must_tell_the_format(tmp_path, capsys):
     assert main(finetune(tmp_path / "net.onnx")) == 2
     assert "--out must end in .safetensors or .pth" in capsys.readouterr().err
