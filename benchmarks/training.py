@@ -13,6 +13,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -63,11 +64,12 @@ class Start(NamedTuple):
 
     steps: int
     batch: int
-    side: int  # of the pictures, in LR pixels
+    pictures: int  # of Set5
+    side: int  # of them, in LR pixels
     losses: tuple[str, ...] = ("l1",)
 
 
-STARTS = {"builtin-clean": Start(400, 8, 48, ("l1", PERCEPTUAL)), "carn_m": Start(200, 4, 32)}
+STARTS = {"builtin-clean": Start(400, 8, 5, 48, ("l1", PERCEPTUAL)), "carn_m": Start(200, 4, 3, 32)}
 
 
 def main() -> None:
@@ -110,11 +112,12 @@ def measured(start: str, photos: Path, parts: Path) -> Found:
     networks |= {method: network(file) for method, file in files.items() if file.exists()}
     folder = parts / f"scores_{start}"
     folder.mkdir(exist_ok=True)
+    images = pictures(STARTS[start].pictures, STARTS[start].side)
     return Found(
-        records=[*scores(networks, STARTS[start].side, folder)],
+        records=[*scores(networks, images, folder)],
         certified=dict(certificates(networks, folder)),
         minutes={method: minutes(file) for method, file in files.items()},
-        ablation=[*ablation(start, photos, parts)],
+        ablation=[*ablation(start, images, photos, parts)],
     )
 
 
@@ -159,12 +162,12 @@ def minutes(file: Path) -> float | None:
         return float(opened.metadata()["minutes"])
 
 
-def pictures(side: int) -> list[Image]:
-    """Central crops of Set5."""
-    return [datasets.cropped(pair, side) for pair in datasets.set5()]
+def pictures(count: int, side: int) -> list[Image]:
+    """Central crops of the first pictures of Set5."""
+    return [datasets.cropped(pair, side) for pair in islice(datasets.set5(), count)]
 
 
-def scores(networks: dict[str, nn.Module], side: int, folder: Path) -> Iterator[Record]:
+def scores(networks: dict[str, nn.Module], images: list[Image], folder: Path) -> Iterator[Record]:
     """Yield what each network scores, bare and in each way that it is smoothed; and, behind a
     denoiser, the one before training.
     """
@@ -184,7 +187,7 @@ def scores(networks: dict[str, nn.Module], side: int, folder: Path) -> Iterator[
                 lpips_weights=lpips_weights(),
                 denoisers=denoisers,
             )
-            yield from records(study, pictures(side), f"{name}, {served}")
+            yield from records(study, images, f"{name}, {served}")
 
 
 def records(study: Study, images: list[Image], what: str) -> Iterator[Record]:
@@ -217,7 +220,7 @@ def certified(model: nn.Module, front: Denoiser | None, folder: Path) -> Certifi
     if not file.exists():
         cut: dict[str, Any] = {"tile": 4, "halo": 1, "halo_noise": 2.0, "lattice": True}
         smoothed = SmoothedSR(model, SIGMA, agg="mean", denoiser=front, **cut)
-        images = [image for image in pictures(24) if image.name in CERTIFIED]
+        images = [image for image in pictures(5, 24) if image.name in CERTIFIED]
         found = [smoothed.certify(image.lr, n=DRAWS, kind="spectral") for image in images]
         stable = {
             str(radius): sum(each.psnr(radius, norm="linf", predictor="ideal") for each in found)
@@ -230,7 +233,7 @@ def certified(model: nn.Module, front: Denoiser | None, folder: Path) -> Certifi
     return {radius: stored[str(radius)] for radius in RADII}
 
 
-def ablation(start: str, photos: Path, parts: Path) -> Iterator[Record]:
+def ablation(start: str, images: list[Image], photos: Path, parts: Path) -> Iterator[Record]:
     """Yield the LPIPS of networks that were trained with a perceptual loss, with and without MRS,
     under degradations and at several sigmas of the median.
     """
@@ -248,7 +251,7 @@ def ablation(start: str, photos: Path, parts: Path) -> Iterator[Record]:
             ("psnr_y", "ssim_y", "lpips"),
             lpips_weights=lpips_weights(),
         )
-        yield from records(study, pictures(STARTS[start].side), f"{method}, ablation")
+        yield from records(study, images, f"{method}, ablation")
 
 
 if __name__ == "__main__":

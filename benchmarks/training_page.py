@@ -233,11 +233,13 @@ def how(found: Mapping[str, Found], starts: Mapping[str, Any]) -> Iterator[str]:
         "core, shared with another training. `plain` is the same training without a method. Longer "
         "training would change the rows by more than many of their differences."
     )
-    sides = ", ".join(f"{name} {start.side}" for name, start in starts.items())
+    crops = "; ".join(
+        f"{name}: {start.pictures} of {start.side}x{start.side}" for name, start in starts.items()
+    )
     yield (
-        f"- Central crops of Set5, x4, of so many LR pixels a side: {sides}; five pictures, so "
-        "small differences mean little. Luma, border of 4 pixels cropped; LPIPS of AlexNet. ± is "
-        "the standard error of the mean difference over pictures."
+        f"- Central crops of Set5's first pictures, x4, in LR pixels ({crops}): so few that small "
+        "differences mean little. Luma, border of 4 pixels cropped; LPIPS of AlexNet. ± is the "
+        "standard error of the mean difference over pictures."
     )
     yield (
         f"- Median of 21 draws, mean of 6 in pairs, sigma {SIGMA:g}. Attacks: PGD of 10 steps, "
