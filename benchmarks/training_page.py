@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import matplotlib
 from matplotlib.figure import Figure
 
 from smoothsr.evaluation import statistics
@@ -14,6 +15,7 @@ SIGMA = 0.05
 SERVED = {"bare": ("median", 0), "median": ("median", 21), "mean": ("mean", 6)}
 UNTRAINED = "untrained"
 FRONT = "untrained, denoiser in front"
+MARKS = "os^D"
 RADII = (0.5 / 255, 1 / 255)
 CLEAN = {
     "clean": "none",
@@ -54,7 +56,7 @@ def page(found: Mapping[str, Found], starts: Mapping[str, Any], figure: str) -> 
     for name, each in found.items():
         yield from in_short(name, each)
     yield from ablation_verdict(found)
-    yield f"\n![PSNR clean and under the adaptive attack, a panel for each network]({figure})"
+    yield f"\n![PSNR clean and under attack, a line from bare (hollow) to the mean]({figure})"
     for name, each in found.items():
         yield from quality_table(name, each)
         yield from attack_table(name, each)
@@ -244,7 +246,8 @@ def how(found: Mapping[str, Found], starts: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"- Median of 21 draws, mean of 6 in pairs, sigma {SIGMA:g}. Attacks: PGD of 10 steps, "
         "linf, away from the ground truth; transfer: made for the bare network; adaptive: through "
-        "the mean of 4 fresh draws. For bare networks they are one. Another attack may find more."
+        "the mean of 4 fresh draws, the median's too. For bare networks they are one. Where "
+        "transfer harms more, that counts; another attack may find still more."
     )
     yield (
         "- Certified: what no change of every value by up to the radius can undercut, of the ideal "
@@ -266,25 +269,33 @@ def how(found: Mapping[str, Found], starts: Mapping[str, Any]) -> Iterator[str]:
 
 def figure_of(found: Mapping[str, Found]) -> Figure:
     """Draw PSNR under the adaptive attack of 4/255 against PSNR without one, a panel for each
-    network; an arrow goes from bare to mean.
+    network: a line from each training's bare network (hollow) to its mean.
     """
-    figure = Figure(figsize=(5.2 * len(found), 4.6), layout="constrained")
+    figure = Figure(figsize=(4.6 * len(found) + 2.2, 4.4), layout="constrained")
     panels = figure.subplots(1, len(found), squeeze=False)[0]
-    for axis, (name, each) in zip(panels, found.items(), strict=True):
-        means = statistics.means(each.records)
-        for number, (training, served, row) in enumerate(rows(each)):
-            if served != "mean":
-                continue
-            at = means[row]
-            x, y = at["none", "psnr_y"].value, at[ATTACKS["4/255 adaptive"], "psnr_y"].value
-            axis.plot(x, y, "o", color=f"C{number % 10}")
-            axis.annotate(training, (x, y), (4, 3), textcoords="offset points", fontsize=8)
-            if training != FRONT:
-                bare = means[row_of(training, "bare")]
-                attack = ATTACKS["4/255 transfer"]
-                start = bare["none", "psnr_y"].value, bare[attack, "psnr_y"].value
-                axis.annotate("", (x, y), start, arrowprops={"arrowstyle": "->", "alpha": 0.4})
-        axis.set(title=name, xlabel="clean, dB (arrows: from bare to mean)")
+    names = [UNTRAINED, FRONT, *METHODS]
+    for axis, (network, each) in zip(panels, found.items(), strict=True):
+        for name in names:
+            points = [point(each, name, served) for served in ("bare", "mean")]
+            points = [at for at in points if at]
+            if points:
+                number = names.index(name)
+                color, mark = matplotlib.colormaps["tab20"](number), MARKS[number % 4]
+                clean, harmed = zip(*points, strict=True)
+                axis.plot(clean, harmed, marker=mark, color=color, label=name, markevery=[-1])
+                axis.plot(clean[0], harmed[0], marker=mark, color=color, mfc="none")
+        axis.set(title=network, xlabel="clean, dB")
         axis.grid(alpha=0.3)
     panels[0].set_ylabel("under the adaptive attack of 4/255, dB")
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside right center", fontsize=8)
     return figure
+
+
+def point(found: Found, name: str, served: str) -> tuple[float, float] | None:
+    """Return PSNR clean and under the adaptive attack of 4/255; None where it wasn't measured."""
+    row = statistics.means(found.records).get(row_of(name, served))
+    if row is None or (name == FRONT and served == "bare"):
+        return None
+    conditions = ("none", attacked(served, "4/255 adaptive"))
+    clean, harmed = (row[condition, "psnr_y"].value for condition in conditions)
+    return clean, harmed
