@@ -341,7 +341,7 @@ def test_the_training_page_compares_both_with_each_alone(monkeypatch, both, won)
     lpips |= {("mrs", 0.02): 0.6, ("mrs", 0.05): both}  # the best sigma counts
     names, found = training_study(monkeypatch, {}, lpips)
     (verdict,) = names["ablation_verdict"]({"net": found})
-    assert f"each alone under {won} of 4 degradations" in verdict
+    assert f"each alone under {won} of 4 degradations (0 of them significant" in verdict
     table = "\n".join(names["ablation_table"]({"net": found}))
     assert f"| both | {' | '.join([f'25.00 / 0.800 / {both:.3f} (0.05)'] * 5)} |" in table
     assert f"| MRS inference | {' | '.join(['25.00 / 0.800 / 0.300 (0.02)'] * 5)} |" in table
