@@ -256,7 +256,8 @@ def how(found: Mapping[str, Found], starts: Mapping[str, Any]) -> Iterator[str]:
         "- Certified: what no change of every value by up to the radius can undercut, of the ideal "
         "mean to its own output without a change (spectral, the central 24x24 of bird and "
         "butterfly, tile 4, halo 1, halo noise 2, 500 draws, alpha .001 each; "
-        "fresh noise, so to about .2 dB). Stability, not quality: a network that blurs has much of it."
+        "fresh noise, so to about .2 dB). Stability, not quality: a network that blurs has much of "
+        "it."
     )
     if any(each.ablation for each in found.values()):
         yield (
