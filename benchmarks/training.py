@@ -10,12 +10,11 @@ share it by network: `--starts carn_m --measure`.
 
 import argparse
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import datasets
 import torch
@@ -35,18 +34,22 @@ from training_page import (
     UNTRAINED,
     Certified,
     Found,
+    Start,
     figure_of,
     page,
 )
 
 from smoothsr import SmoothedSR, adapters
 from smoothsr.adapters.denoisers import Denoiser
+from smoothsr.cli import finetune
+from smoothsr.cli.parser import parser
 from smoothsr.evaluation import conditions
 from smoothsr.evaluation.records import NONE, Denoising, Image, Record, Setting
 from smoothsr.evaluation.study import Study
 from smoothsr.files.atomic import replacing
 from smoothsr.files.digests import fingerprint
 from smoothsr.reports.certificate_report import save_figure
+from smoothsr.training.fine_tuning import DivergedError
 from smoothsr.training.methods import METHODS
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -59,31 +62,21 @@ CERTIFIED = ("bird", "butterfly")  # central 24x24
 DRAWS = 500  # of a certificate
 
 
-class Start(NamedTuple):
-    """A network before training, how long it is trained, and on what it is measured."""
-
-    steps: int
-    batch: int
-    pictures: int  # of Set5
-    side: int  # of them, in LR pixels
-    losses: tuple[str, ...] = ("l1",)
-
-
 STARTS = {"builtin-clean": Start(400, 8, 5, 48, ("l1", PERCEPTUAL)), "carn_m": Start(200, 4, 3, 32)}
 
 
 def main() -> None:
     """Train and measure what is missing, then write the page."""
-    parser = argparse.ArgumentParser(
+    options = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    add = parser.add_argument
+    add = options.add_argument
     add("--starts", nargs="+", default=[*STARTS], choices=[*STARTS], help="(default: all)")
     add("--photos", type=Path, default=Path("photos"), help="where the packages are kept")
     add("--parts", type=Path, default=Path("training_parts"), help="networks and scores")
     add("--measure", action="store_true", help="write no page, for processes that share the work")
     add("--out", type=Path, default=Path(__file__).with_suffix(".md"))
-    args = parser.parse_args()
+    args = options.parse_args()
     torch.use_deterministic_algorithms(True, warn_only=True)
     found = {name: measured(name, args.photos, args.parts) for name in args.starts}
     if args.measure:
@@ -124,23 +117,22 @@ def measured(start: str, photos: Path, parts: Path) -> Found:
 def trained(start: str, method: str, loss: str, photos: Path, out: Path) -> Path:
     """Return the file of a trained network, which isn't there if the training diverged.
 
-    What finetune says when it diverges is kept beside it, and is an answer too.
+    What is said of a divergence is kept beside it, and is an answer too.
     """
     diverged = out.with_suffix(".diverged")
     if out.exists() or diverged.exists():
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
     steps, batch, *_ = STARTS[start]
-    command = [sys.executable, "-m", "smoothsr.cli", "finetune", "-m", checkpoint(start), "-s", "4"]
+    command = ["finetune", "-m", checkpoint(start), "-s", "4", "--out", str(out)]
     command += ["--data", *fetch(photos), "--reduce", "2,3,4", "--cache", str(photos / "cache")]
     command += ["--method", method, "--loss", loss, "--steps", str(steps), "--batch", str(batch)]
-    command += ["--patch", "32", "--lr", "2e-4", "--device", "cpu", "--out", str(out)]
+    command += ["--patch", "32", "--lr", "2e-4", "--device", "cpu"]
     command += ["--lpips-weights", str(lpips_weights())]
-    done = subprocess.run(command, stderr=subprocess.PIPE, text=True)
-    if "diverged" in done.stderr:
-        diverged.write_text(done.stderr, encoding="utf-8")
-    elif done.returncode:
-        raise SystemExit(done.stderr)
+    try:
+        finetune.run(parser().parse_args(command))
+    except DivergedError as error:
+        diverged.write_text(str(error), encoding="utf-8")
     return out
 
 

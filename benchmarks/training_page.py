@@ -1,7 +1,7 @@
 """The page of benchmarks/training.py: its columns, its words and its figure."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -36,6 +36,16 @@ Certified = Mapping[float, float]
 """PSNR in dB by radius."""
 
 
+class Start(NamedTuple):
+    """A network before training, how long it is trained, and on what it is measured."""
+
+    steps: int
+    batch: int
+    pictures: int  # of Set5
+    side: int  # of them, in LR pixels
+    losses: tuple[str, ...] = ("l1",)
+
+
 class Found(NamedTuple):
     """What was measured of one network."""
 
@@ -45,7 +55,7 @@ class Found(NamedTuple):
     ablation: list[Record]
 
 
-def page(found: Mapping[str, Found], starts: Mapping[str, Any], figure: str) -> Iterator[str]:
+def page(found: Mapping[str, Found], starts: Mapping[str, Start], figure: str) -> Iterator[str]:
     """Yield the lines of the page."""
     yield from ["# Networks trained for smoothing", "", "Made by `python benchmarks/training.py`."]
     yield (
@@ -226,7 +236,7 @@ def ablation_table(found: Mapping[str, Found]) -> Iterator[str]:
             yield f"| {combination} | {' | '.join(cells)} |"
 
 
-def how(found: Mapping[str, Found], starts: Mapping[str, Any]) -> Iterator[str]:
+def how(found: Mapping[str, Found], starts: Mapping[str, Start]) -> Iterator[str]:
     """Yield how all was done."""
     yield "\n## How\n"
     lengths = "; ".join(

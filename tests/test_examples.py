@@ -19,6 +19,7 @@ from smoothsr.adapters.fitted import extend
 from smoothsr.evaluation.records import Record, Row
 from smoothsr.files import images
 from smoothsr.metrics import to_8bit
+from smoothsr.training.fine_tuning import DivergedError
 
 ROOT = Path(__file__).parents[1]
 
@@ -312,10 +313,10 @@ def training_study(monkeypatch, gains, ablation):
         for score in [25 + picture + (gains.get(training, 0) if served == "mean" else 0)]
     ]
     scores = [
-        Record("bird", Row(method, sigma, 21 if sigma else 1), condition, dict(values))
+        Record(str(picture), Row(method, sigma, 21 if sigma else 1), condition, scores)
         for (method, sigma), value in ablation.items()
-        for condition in names["ABLATION"]
-        for values in [{"psnr_y": 25.0, "ssim_y": 0.8, "lpips": value}]
+        for condition, picture in itertools.product(names["ABLATION"], range(3))
+        for scores in [{"psnr_y": 25.0, "ssim_y": 0.8, "lpips": value + sigma * (picture - 1) / 2}]
     ]
     trainings = {training for training, _, _ in names["rows"](empty)}
     stable = {each: dict.fromkeys(names["RADII"], 30.0 + gains.get(each, 0)) for each in trainings}
@@ -335,13 +336,34 @@ def test_the_training_page_names_the_best_and_shows_what_diverged(monkeypatch):
     assert f"| smoothed | mean | {cells} | 32.0 | 32.0 | 1.5 |" in table
 
 
-@pytest.mark.parametrize(("both", "won"), [(0.1, 4), (0.25, 0), (0.35, 0)])
-def test_the_training_page_compares_both_with_each_alone(monkeypatch, both, won):
+def test_a_training_that_diverged_is_an_answer_and_not_tried_again(monkeypatch, tmp_path):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
+    monkeypatch.setenv("SMOOTHSR_DATA", str(tmp_path))
+    trained = runpy.run_path(str(ROOT / "benchmarks/training.py"))["trained"]
+    monkeypatch.setitem(trained.__globals__, "fetch", lambda photos: ["photo.jpg"])
+    tried = []
+
+    def diverge(args):
+        tried.append((args.method, args.loss, args.steps))
+        raise DivergedError("the loss is nan at step 3: it has diverged")
+
+    monkeypatch.setattr("smoothsr.cli.finetune.run", diverge)
+    out = tmp_path / "parts/net.safetensors"
+    for _ in range(2):
+        assert not trained("builtin-clean", "mrs", "l1", tmp_path, out).exists()
+    assert tried == [("mrs", "l1", 400)]
+    assert "step 3" in out.with_suffix(".diverged").read_text()
+
+
+@pytest.mark.parametrize(
+    ("both", "won", "sure"), [(0.1, 4, 4), (0.19, 4, 0), (0.25, 0, 0), (0.35, 0, 0)]
+)
+def test_the_training_page_compares_both_with_each_alone(monkeypatch, both, won, sure):
     lpips = {("plain", 0.0): 0.5, ("mrs", 0.0): 0.2, ("plain", 0.02): 0.3, ("plain", 0.05): 0.4}
     lpips |= {("mrs", 0.02): 0.6, ("mrs", 0.05): both}  # the best sigma counts
     names, found = training_study(monkeypatch, {}, lpips)
     (verdict,) = names["ablation_verdict"]({"net": found})
-    assert f"each alone under {won} of 4 degradations (0 of them significant" in verdict
+    assert f"each alone under {won} of 4 degradations ({sure} of them significant" in verdict
     table = "\n".join(names["ablation_table"]({"net": found}))
     assert f"| both | {' | '.join([f'25.00 / 0.800 / {both:.3f} (0.05)'] * 5)} |" in table
     assert f"| MRS inference | {' | '.join(['25.00 / 0.800 / 0.300 (0.02)'] * 5)} |" in table
