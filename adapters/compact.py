@@ -45,9 +45,10 @@ class Compact(nn.Module):
         out = lr
         for layer in self.body:
             out = layer(out)
-        return F.pixel_shuffle(out, self.scale) + F.interpolate(
-            lr, scale_factor=self.scale, mode="nearest"
-        )
+        # Added before the shuffle, where a pixel's s*s copies lie side by side, the enlarged input
+        # need not be made.
+        copies = out.unflatten(1, (lr.shape[1], self.scale**2)) + lr.unsqueeze(2)
+        return F.pixel_shuffle(copies.flatten(1, 2), self.scale)
 
 
 def initialize_near_identity(model: Compact) -> None:

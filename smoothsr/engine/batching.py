@@ -25,6 +25,7 @@ GAIN = 0.97  # a batch twice as large must take less than this share of the time
 PIXELS = 2**12  # so many at once, of small patches, before anything is known of them
 FIXED = 8  # draws at once where nothing may be timed, or more of small patches
 PATIENCE = 3  # doublings without a gain, after which larger batches are not tried
+FAR = 1.5  # times as slow as the best: larger batches are not tried either
 RENEW = 500  # batches after which plans are timed anew, since what else a machine does changes
 TRIALS = 3  # times that a plan is timed at first, which includes its kernels' preparation once
 KEPT = 9  # times of a plan that are kept; the newest ones, so that a lucky trial is found out
@@ -183,6 +184,8 @@ class Batching:
             yield plan
             times = seconds.get(plan, ())
             if len(times) < TRIALS or math.inf in times:
+                return
+            if median(times) > FAR * best:
                 return
             since = 0 if median(times) < GAIN * best else since + 1
             best = min(best, median(times))

@@ -243,7 +243,8 @@ def _ranked(batches: Iterator[Tensor], n: int, rank: int) -> Tensor:
     first = next(batches)
     if first.requires_grad:
         return order_statistics(torch.cat([first, *batches]), [rank])
-    held, count = first.new_empty((n, *first.shape[1:])), 0
+    # Laid out as the outputs are, which are then copied as they lie in memory.
+    held, count = torch.empty_like(first[:1].expand(n, -1, -1, -1)), 0
     for outputs in chain([first], batches):
         held[count : count + len(outputs)] = outputs
         count += len(outputs)
