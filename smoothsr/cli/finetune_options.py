@@ -13,7 +13,7 @@ from smoothsr.cli.devices import find_device
 from smoothsr.cli.errors import UserError
 from smoothsr.cli.processes import place
 from smoothsr.engine.arguments import settled_draws
-from smoothsr.training.methods import Numbers
+from smoothsr.training.methods import TAKES, Numbers
 
 __all__ = ["FineTuneOptions"]
 
@@ -21,6 +21,17 @@ __all__ = ["FineTuneOptions"]
 PLACES = ("out", "data", "cache", "device", "model", "hr", "lr", "lpips_weights", "vgg_weights")
 MEASURED = ("crop", "metrics", "validations", "agg", "n", "antithetic")
 HERE = (*PLACES, *MEASURED, "command", "dry_run")
+OF_METHODS = {
+    "sigmas": "sigmas",
+    "draws": "draws",
+    "weight": "weight",
+    "kind": "kind",
+    "penalty_tile": "tile",
+    "eps": "eps",
+    "norm": "norm",
+    "attack_steps": "steps",
+}
+"""Options that some methods take, and how `Numbers` calls them."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +54,7 @@ class FineTuneOptions:
             UserError: If one is out of its range, or a file that it would write is there already.
         """
         _require_ranges(args)
+        _require_taken(args)
         if args.method == "smoothed" and args.loss != "l1":
             raise UserError(
                 "--method smoothed learns the squared error of the expected output: leave out "
@@ -88,24 +100,34 @@ class FineTuneOptions:
     @property
     def numbers(self) -> Numbers:
         """What the method is told."""
-        args = self.args
-        return Numbers(
-            sigma=args.sigma,
-            sigmas=tuple(args.sigmas),
-            draws=args.draws,
-            weight=args.weight,
-            kind=args.kind,
-            tile=args.penalty_tile,
-            eps=args.eps,
-            norm=args.norm,
-            steps=args.attack_steps,
-        )
+        return Numbers(sigma=self.args.sigma, **_given(self.args))
 
     def recipe(self, loaded: LoadedSR, images: int) -> dict[str, Any]:
         """Name all that the weights depend on, images by their number."""
-        told = {name: value for name, value in vars(self.args).items() if name not in HERE}
+        options = vars(self.args).items()
+        told = {name: value for name, value in options if name not in (*HERE, *OF_METHODS)}
+        for option, name in OF_METHODS.items():
+            if name in TAKES[self.args.method]:
+                told[option] = getattr(self.numbers, name)
         network = {"model": loaded.name, "sha256": loaded.sha256}
         return {"smoothsr": __version__, **network, "images": images, **told}
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    """The numbers of methods that were given, as `Numbers` calls them."""
+    given = {name: getattr(args, option) for option, name in OF_METHODS.items()}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _require_taken(args: argparse.Namespace) -> None:
+    """Refuse a number that the method would not look at."""
+    for option, name in OF_METHODS.items():
+        if getattr(args, option) is not None and name not in TAKES[args.method]:
+            takers = ", ".join(method for method, names in TAKES.items() if name in names)
+            raise UserError(
+                f"--method {args.method} takes no --{option.replace('_', '-')}: leave it out, or "
+                f"take one of {takers}"
+            )
 
 
 def _require_free(*files: Path) -> None:

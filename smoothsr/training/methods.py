@@ -1,6 +1,6 @@
 """The methods of `smoothsr finetune`: which objective each is, with the numbers that it takes."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -40,7 +40,7 @@ class Numbers:
     """
 
     sigma: float = 0.05
-    sigmas: tuple[float, ...] = MRS_SIGMAS
+    sigmas: Sequence[float] = MRS_SIGMAS
     draws: int = 4
     weight: float | None = None
     kind: Kind = "trace"

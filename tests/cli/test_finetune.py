@@ -15,7 +15,7 @@ from training_networks import in_two_processes
 from smoothsr import adapters
 from smoothsr.cli import main
 from smoothsr.cli.finetune import seconds_of_step
-from smoothsr.cli.parser import FINETUNE_METHODS
+from smoothsr.cli.finetune_parser import FINETUNE_METHODS
 from smoothsr.files import images
 from smoothsr.training.methods import METHODS
 
@@ -200,6 +200,39 @@ def test_mistakes_are_one_line(options, complaint, tmp_path, capsys):
     assert complaint in error
     assert error.count("\n") == 1
     assert not (tmp_path / "net.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "value", "takers"),
+    [
+        ("mrs", "--eps", "1/255", "adv-fgsm, adv-bim, adv-pgd, adv-cw"),
+        ("plain", "--sigmas", "0.1", "mrs"),
+        ("penalty", "--draws", "2", "smoothed, consistency"),
+        ("adv-pgd", "--weight", "1", "smoothed, consistency, penalty"),
+        ("noise", "--kind", "top", "smoothed, consistency"),
+        ("penalty", "--penalty-tile", "4", "smoothed, consistency"),
+        ("smoothed", "--norm", "l2", "adv-fgsm, adv-bim, adv-pgd, adv-cw"),
+        ("mrs", "--attack-steps", "2", "adv-fgsm, adv-bim, adv-pgd, adv-cw"),
+    ],
+)
+def test_numbers_that_a_method_does_not_take_are_refused(
+    method, option, value, takers, tmp_path, capsys
+):
+    out = tmp_path / "net.safetensors"
+    assert main(finetune(out, option, value, method=method)) == 2
+    error = capsys.readouterr().err
+    assert f"--method {method} takes no {option}: leave it out, or take one of {takers}\n" in error
+    assert not out.exists()
+
+
+def test_the_recipe_tells_the_numbers_of_the_method_and_no_others(tmp_path):
+    out = tmp_path / "net.safetensors"
+    assert main(finetune(out, "--attack-steps", 2, "--norm", "l2", method="adv-pgd", steps=1)) == 0
+    with safe_open(out, "pt") as file:
+        recipe = json.loads(file.metadata()["recipe"])
+    assert (recipe["steps"], recipe["attack_steps"], recipe["norm"]) == (1, 2, "l2")
+    assert recipe["eps"] == pytest.approx(4 / 255)
+    assert not {"sigmas", "draws", "weight", "kind", "penalty_tile"} & recipe.keys()
 
 
 def test_smoothed_has_a_loss_of_its_own(tmp_path, capsys):
