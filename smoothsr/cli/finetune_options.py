@@ -149,7 +149,7 @@ def _require_ranges(args: argparse.Namespace) -> None:
         raise UserError(f"--seed must be at least 0, got {args.seed}")
     numbers = {name: getattr(args, name) for name in ("minutes", "sigma", "eps")}
     for name, value in {**numbers, "lr": args.rate}.items():
-        if value <= 0:
+        if value is not None and value <= 0:
             raise UserError(f"--{name} must be greater than 0, got {value:g}")
     if not 0 <= args.ema < 1:
         raise UserError(f"--ema must be at least 0 and less than 1, got {args.ema:g}")

@@ -69,7 +69,7 @@ def _upscale(commands: Commands) -> None:
     command.add_argument(
         "--seed", type=int, help="make the noise the same every time (default: fresh)"
     )
-    shared.common(command, sigma=0.03, tile="auto", halo=4, precisions=(*shared.PRECISIONS, "auto"))
+    shared.common(command, sigma=0.03, tile="auto", halo=4, precisions=shared.FOUND_OUT)
     shared.memory(command)
     shared.profile(command)
     command.set_defaults(command="upscale")
@@ -122,9 +122,7 @@ def _certify(commands: Commands) -> None:
     command.add_argument(
         "--reference", type=Path, help="ground truth image, for certified fidelity"
     )
-    shared.common(
-        command, sigma=0.05, tile=4, halo=1, halo_noise=2.0, precisions=(*shared.PRECISIONS, "auto")
-    )
+    shared.common(command, sigma=0.05, tile=4, halo=1, halo_noise=2.0, precisions=shared.FOUND_OUT)
     shared.memory(command)
     shared.profile(command)
     command.set_defaults(command="certify")

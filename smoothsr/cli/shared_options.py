@@ -10,6 +10,7 @@ CONDITION = (
     "pgd:l2:0.5, cw:4/255@bare"
 )
 PRECISIONS = ("float32", "bfloat16", "float16")
+FOUND_OUT = (*PRECISIONS, "auto")
 AUTO = ", auto: the whole image if it fits into memory, else the largest that shows no seams"
 
 

@@ -2,6 +2,7 @@
 
 import json
 import random
+import signal
 import time
 from pathlib import Path
 
@@ -82,19 +83,22 @@ def test_basicsr_reads_a_pth(tmp_path):
 def test_a_run_that_is_killed_five_times_ends_with_the_same_weights(method, loss, tmp_path):
     options = ["--val", CAT, "--crop", "12", "--validations", "30", "--ema", ".9", "--loss", loss]
     whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
-    process = started(finetune(whole, *options, method=method, steps=60))
-    process.communicate()
-    rng, kills = random.Random(0), 0
-    while not cut.exists():
+    assert _ended(started(finetune(whole, *options, method=method, steps=60))) == 0
+    rng = random.Random(0)
+    for _ in range(5):  # killed once it has got one to four checkpoints on
         process = started(finetune(cut, *options, method=method, steps=60))
-        if kills < 5:  # once it has got one to four checkpoints on
-            _wait_for(cut.with_suffix(".state"), process, rng.randrange(1, 5))
-            process.kill()
-            kills += 1
-        process.communicate()
-    assert kills == 5
+        _wait_for(cut.with_suffix(".state"), process, rng.randrange(1, 5))
+        process.kill()
+        assert _ended(process) == -signal.SIGKILL
+    assert _ended(started(finetune(cut, *options, method=method, steps=60))) == 0
     one, two = load_file(whole), load_file(cut)
     assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def _ended(process):
+    """Wait for a process to end, and return its exit status."""
+    process.communicate()
+    return process.returncode
 
 
 def _wait_for(state, process, times):
