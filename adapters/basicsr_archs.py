@@ -16,7 +16,7 @@ from .named import assemble, parse
 
 __all__ = ["PIP", "build", "mend_torchvision"]
 
-PIP = 'pip install "smoothsr[basicsr]" && pip install --no-build-isolation --no-deps basicsr'
+PIP = 'pip install ".[basicsr]" && pip install --no-build-isolation --no-deps basicsr'
 
 
 def mend_torchvision() -> None:
@@ -59,7 +59,9 @@ def _architecture(name: str) -> type[nn.Module]:
         import basicsr.archs  # noqa: F401  fills the registry
         from basicsr.utils.registry import ARCH_REGISTRY
     except ImportError as error:
-        raise ImportError(f"basicsr:{name} needs the package basicsr ({error}): {PIP}") from error
+        raise ImportError(
+            f"basicsr:{name} needs the package basicsr ({error}), in a clone of smoothsr: {PIP}"
+        ) from error
     # The second is how BasicSR renames those that other packages define too.
     for registered in (name, f"{name}_basicsr"):
         if registered in ARCH_REGISTRY:

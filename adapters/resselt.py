@@ -27,7 +27,7 @@ def detect(state: State, scale: int | None) -> Found | None:  # noqa: ARG001  it
         from resselt.registry import ArchitectureNotFound
     except ImportError as error:
         raise ImportError(
-            'resselt knows more, such as RTMoSR and EIMN: pip install "smoothsr[resselt]"'
+            "resselt knows more, such as RTMoSR and EIMN: pip install resselt einops"
         ) from error
 
     try:

@@ -32,7 +32,7 @@ def detect(state: State, scale: int | None) -> Found | None:  # noqa: ARG001  it
         import spandrel
     except ImportError as error:
         raise ImportError(
-            'spandrel knows 42 more architectures: pip install "smoothsr[load]"'
+            "spandrel knows 42 more architectures: pip install spandrel torchvision"
         ) from error
 
     for support in spandrel.MAIN_REGISTRY.architectures("detection"):

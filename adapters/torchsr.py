@@ -267,6 +267,4 @@ def _installed(module: str | None, name: str) -> Any:
     try:
         return import_module(f"torchsr.models.{module}" if module else "torchsr.models")
     except ImportError as error:
-        raise ImportError(
-            f'{name} needs the package torchsr: pip install "smoothsr[torchsr]"'
-        ) from error
+        raise ImportError(f"{name} needs the package torchsr: pip install torchsr") from error

@@ -206,7 +206,7 @@ def _perceptual_network(weights: str | None, device: torch.device) -> nn.Module:
         from lpips import LPIPS
     except ImportError as error:
         raise ImportError(
-            'the metric lpips needs the lpips package: pip install "smoothsr[metrics]"'
+            "the metric lpips needs the lpips package: pip install lpips torchvision"
         ) from error
     # The package draws its first weights from the global random state, warns through torchvision,
     # and reports its download.

@@ -15,7 +15,8 @@ try:
     import basicsr  # noqa: F401
 except ImportError as missing:
     raise ImportError(
-        f"smoothsr.adapters.basicsr needs the package basicsr ({missing}): {PIP}"
+        f"smoothsr.adapters.basicsr needs the package basicsr ({missing}), in a clone of "
+        f"smoothsr: {PIP}"
     ) from missing
 
 from basicsr.utils.registry import ARCH_REGISTRY, MODEL_REGISTRY

@@ -12,6 +12,7 @@ of the mean of their losses. Every image of a batch is attacked as if it were al
     carlini_wagner      cw
     eigenvector         the direction in which noise moves a smoothed output most
     views               how he sees a smoothed network, with noise of his own
+    whole_steps         changes as a file of 8 bits holds them
     selection           strongest: the worst of a set of attacks
     gradient_memory     what gradients of a smoothed network keep in memory
 

@@ -57,7 +57,12 @@ class Verdict(NamedTuple):
         c, values, count = certificate, certificate.sr_bytes.size, int(self.outside.sum())
         norm = f"{self.patch_radius:.4g} ({self.patch_radius / c.sigma:.3g} sigma)"
         size = f"Certificate: the change has l2 norm {norm}"
-        if c.tile:
+        if not self.radius:
+            size = (
+                "Certificate: the smoother sees no change, so that no attack was tested, only the "
+                "bounds for none"
+            )
+        elif c.tile:
             size = (
                 f"Certificate: the change has l2 norm {self.radius:.4g}; on one patch, which is "
                 f"what counts, at most {norm}"

@@ -17,13 +17,14 @@ from tqdm import tqdm
 from smoothsr import Certificate, SmoothedSR, __version__
 from smoothsr.attacks import gradient_memory
 from smoothsr.attacks.views import seed_of, serve
+from smoothsr.attacks.whole_steps import whole_steps
 from smoothsr.certificates import check
 from smoothsr.cli.devices import autocast, reproducible
 from smoothsr.cli.errors import UserError
 from smoothsr.cli.loading import NetworkOptions, Networks, load
 from smoothsr.cli.reference import read_reference
 from smoothsr.cli.smoother import SmootherOptions, smoother
-from smoothsr.engine.lattice import snapped
+from smoothsr.engine.lattice import on_lattice, snapped
 from smoothsr.engine.noise import sigma_text
 from smoothsr.evaluation import conditions
 from smoothsr.evaluation.conditions import Attack, Condition
@@ -171,7 +172,8 @@ def _attack(
         _require_memory(options.condition, smoothed, lr)
         truth = None if reference is None else reference.to(device)
         changed = options.condition.apply(lr, truth, smoothed, options.seed)
-        attacked = _in_16_bits(lr, changed)
+        whole = smoothed.lattice and on_lattice(lr)
+        attacked = (_in_whole_steps if whole else _in_16_bits)(options.condition, lr, changed)
         with torch.no_grad():
             # Fresh noise for each output, as in use, and none that the attacker has met.
             clean, harmed, again = (
@@ -199,7 +201,7 @@ def _report(
     if options.condition.steps and not change.any():
         attacks = any(isinstance(step, Attack) for step in options.condition.steps)
         reason = (
-            "the budget is below what a 16-bit file holds" if attacks else "this image is as it was"
+            "the budget is below one step of a value in a file" if attacks else "the image stayed"
         )
         nothing = f" Nothing: {reason}."
     text = [
@@ -372,12 +374,23 @@ def _require_memory(condition: Condition, smoothed: SmoothedSR, lr: Tensor) -> N
         )
 
 
-def _in_16_bits(lr: Tensor, attacked: Tensor) -> Tensor:
+def _in_16_bits(_: Condition, lr: Tensor, attacked: Tensor) -> Tensor:
     """Round the change towards zero to what a 16-bit file holds, so that it stays within its
     budget.
     """
     start, change = lr.cpu().double(), attacked.cpu().double() - lr.cpu().double()
     return (((start * STEPS).round() + (change * STEPS).trunc()).float() / STEPS).to(lr.device)
+
+
+def _in_whole_steps(condition: Condition, lr: Tensor, attacked: Tensor) -> Tensor:
+    """Round the change to what a file of 8 bits holds, which is what a smoother on the lattice
+    sees; an attack's stays within its budget.
+    """
+    norms = {step.norm for step in condition.steps if isinstance(step, Attack)}
+    if not norms:
+        return snapped(attacked)
+    change = whole_steps(attacked.cpu() - lr.cpu(), "linf" if "linf" in norms else "l2")
+    return (snapped(lr.cpu().double()) + change).to(lr)
 
 
 def _aim(condition: Condition) -> str:

@@ -1,6 +1,7 @@
 """`smoothsr certify`: bound what any attack on an image can do to its output."""
 
 import argparse
+import math
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -57,11 +58,7 @@ class Options:
         """
         if args.radius and min(args.radius) < 0:
             raise UserError(f"--radius must be at least 0, got {min(args.radius):g}")
-        if not 0 <= args.tolerance <= 255 or not 0 < args.beta < 1:
-            raise UserError(
-                "--tolerance must be from 0 to 255 and --beta between 0 and 1, got "
-                f"{args.tolerance:g} and {args.beta:g}"
-            )
+        _check_numbers(args)
         _check_looks(args.looks, args.enough)
         return cls(
             input=args.input,
@@ -92,6 +89,36 @@ class Options:
         return str(self.folder / self.input.stem)
 
 
+def _check_numbers(args: argparse.Namespace) -> None:
+    """Refuse numbers that are out of their range, or that were meant in another unit.
+
+    Raises:
+        UserError: If so.
+    """
+    for name in ("alpha", "beta"):
+        if not 0 < getattr(args, name) < 1:
+            raise UserError(f"--{name} must be between 0 and 1, got {getattr(args, name):g}")
+    if args.tolerance and not 1 <= args.tolerance <= 255:
+        raise UserError(
+            f"--tolerance is a number of 8-bit steps, from 0 to 255: write 8 for 8/255, got "
+            f"{args.tolerance:g}"
+        )
+
+
+def _check_radii(radii: Sequence[float], lr: Tensor) -> None:
+    """Refuse radii that no change of an image (1,C,h,w) in [0, 1] can have.
+
+    Raises:
+        UserError: If there is one.
+    """
+    largest = math.sqrt(lr.numel())
+    if max(radii) > largest:
+        raise UserError(
+            f"--radius {max(radii):g} is an l2 norm that no change of this image has: values are "
+            f"in [0, 1], so the largest is {largest:.4g}; 8 steps of one value are 8/255"
+        )
+
+
 def _check_looks(looks: int | None, enough: float | None) -> None:
     """Refuse a number of looks, or what they are for, that makes no sense.
 
@@ -112,6 +139,7 @@ def run(args: argparse.Namespace) -> int:
     """Certify one image; write certificate and output, then what follows from them."""
     options = Options.of(args)
     picture = images.read(options.input)
+    _check_radii(options.radii, picture.pixels)
     networks = load(options.network)
     options = replace(options, smoother=settled(options.smoother, networks))
     questions = Questions(
@@ -134,6 +162,7 @@ def run(args: argparse.Namespace) -> int:
             print(f"{error}; the process that is last to end writes the certificate")
             print_profile(options.network.passes)
             return 0
+        overwritten = Path(f"{options.stem}.npz").exists()
         # At once: what follows may fail, and the draws are the work.
         certificate.save(f"{options.stem}.npz")
         images.write(f"{options.stem}_sr.png", images.with_pixels(picture, certificate.sr, 8))
@@ -148,6 +177,8 @@ def run(args: argparse.Namespace) -> int:
     if picture.bits == 16:
         print("The file has 16 bits; the certified output is the one rounded to 8 bits.")
     record = _record(options, networks, answers, guaranteed)
+    if overwritten:
+        print(f"The certificate that was in {options.folder} before is overwritten.")
     status = _write(options.stem, _products(picture, bare, answers, record))
     print_profile(options.network.passes)
     return status

@@ -211,7 +211,7 @@ def _provenance(options: StudyOptions, noise: str) -> str:
     if options.lr:
         inputs = f"LR from {options.lr}"
     side = options.crop
-    crop = f", central crops of {side}x{side} LR pixels" if side else ""
+    crop = f", central crops of at most {side}x{side} LR pixels" if side else ""
     agg = statistic(options.agg, options.antithetic)
     return f"smoothsr {__version__}: agg {agg}, {noise}, {options.precision}; {inputs}{crop}."
 

@@ -129,7 +129,15 @@ def validation_of(options: FineTuneOptions, loaded: LoadedSR) -> Validation | No
     args = options.args
     if not args.hr:
         return None
-    pairs = [read_pair(args, path, loaded, options.device) for path in find_images(args)]
+    paths = find_images(args)
+    learned = {path.resolve() for path in images.find(args.data)}
+    if both := [path for path in paths if path.resolve() in learned]:
+        print(
+            f"Caution: {both[0]} is learned and validated on, so its scores say little of other "
+            "images",
+            file=sys.stderr,
+        )
+    pairs = [read_pair(args, path, loaded, options.device) for path in paths]
     how = (args.sigma, args.n, args.agg, args.antithetic)
     return Validation(pairs, *how, args.metrics, args.lpips_weights)
 

@@ -15,7 +15,7 @@ def run(args: argparse.Namespace) -> int:
         lines = adapters.available()
         widths = [max(len(line[column]) for line in lines) for column in range(2)]
         for spec, what, extra in lines:
-            needs = f'needs pip install "smoothsr[{extra}]"' if extra else ""
+            needs = f'needs, in a clone, pip install ".[{extra}]"' if extra else ""
             print(f"{spec:{widths[0]}}  {what:{widths[1]}}  {needs}".rstrip())
     for spec in args.file:
         try:

@@ -29,21 +29,28 @@ def size(text: str) -> float:
 
 def deviation(text: str) -> float:
     """Parse a sigma."""
-    if number(text) > 1:
+    try:
+        value = number(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(
+            f"must be a number such as 0.03 or 8/255, got {text!r}"
+        ) from None
+    if value > 1:
         raise argparse.ArgumentTypeError(
             f"{text} must be at most 1, since values are in [0, 1]: write 8/255, not 8"
         )
-    return number(text)
+    return value
 
 
 def deviations(text: str) -> list[float]:
     """Parse 0,0.02,8/255, all of them sigmas."""
     try:
-        return [deviation(word) for word in words(text)]
+        found = words(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"must be numbers such as 0,0.02,8/255, got {text!r}"
         ) from None
+    return [deviation(word) for word in found]
 
 
 def words(text: str) -> list[str]:

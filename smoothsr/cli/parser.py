@@ -1,8 +1,9 @@
 """The options of every command."""
 
 import argparse
+import difflib
 from pathlib import Path
-from typing import NoReturn, TypeAlias
+from typing import Any, NoReturn, TypeAlias
 
 from smoothsr.cli import shared_options as shared
 from smoothsr.cli.finetune_parser import finetune_options
@@ -19,6 +20,16 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """End with exit status 2."""
         self.exit(2, f"{self.prog}: {' '.join(message.split())} (see {self.prog} --help)\n")
+
+    def parse_known_args(self, *given: Any, **named: Any) -> Any:
+        """Refuse at once what this command does not know, and say what comes near."""
+        found, unknown = super().parse_known_args(*given, **named)
+        if unknown:
+            known = [name for name in self._option_string_actions if name.startswith("--")]
+            near = difflib.get_close_matches(unknown[0].partition("=")[0], known, 1)
+            advice = f", did you mean {near[0]}?" if near else ""
+            self.error(f"{unknown[0]} is nothing that this command knows{advice}")
+        return found, unknown
 
 
 Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
@@ -237,34 +248,24 @@ def _sweep(commands: Commands) -> None:
 
 
 def _certification(command: argparse.ArgumentParser) -> None:
-    """Options of a sweep over certificates."""
-    command.add_argument(
-        "--radius", type=numbers, default=[0.05, 0.1], help="certified: l2 radii (default .05,.1)"
-    )
+    """Options of a sweep over certificates, whose defaults `study_options` knows."""
+    command.add_argument("--radius", type=numbers, help="certified: l2 radii (default .05,.1)")
     command.add_argument(
         "--linf",
         type=numbers,
-        default=[0.5 / 255, 1 / 255],
         help="certified: radii of changes of every value (default .5/255,1/255)",
     )
-    command.add_argument("--n-cert", type=int, default=1000, help="certified: draws (default 1000)")
+    command.add_argument("--n-cert", type=int, help="certified: draws (default 1000)")
     command.add_argument(
         "--alpha",
         type=number,
-        default=1e-3,
         help="certified: failure probability of all candidates (default .001)",
     )
     command.add_argument(
-        "--levels",
-        type=int,
-        default=32,
-        help="certified: bounds stored for each value (default 32)",
+        "--levels", type=int, help="certified: bounds stored for each value (default 32)"
     )
     command.add_argument(
-        "--predictor",
-        default="ideal",
-        choices=("served", "ideal"),
-        help="certified: of what (default ideal)",
+        "--predictor", choices=("served", "ideal"), help="certified: of what (default ideal)"
     )
 
 

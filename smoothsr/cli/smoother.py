@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from torch import nn
 from torch.nn.functional import interpolate
 
 from smoothsr import SmoothedSR
@@ -52,12 +53,12 @@ class SmootherOptions:
 
         Raises:
             UserError: If a denoiser's strength is given without one.
-            ValueError: If pairs are wanted of another statistic than the mean.
+            ValueError: If another option is out of its range.
         """
         if args.denoiser == "none" and args.denoiser_sigma is not None:
             raise UserError("--denoiser-sigma is what a denoiser is told: add --denoiser builtin")
         n, antithetic = settled_draws(args.n, args.agg, args.antithetic)
-        return cls(
+        options = cls(
             sigma=args.sigma,
             n=n,
             agg=args.agg,
@@ -72,6 +73,32 @@ class SmootherOptions:
             lattice=args.lattice,
             denoiser=args.denoiser,
             denoiser_sigma=args.denoiser_sigma,
+        )
+        before = nn.Identity() if args.denoiser != "none" else None
+        options.wrapped(nn.Identity(), before, lattice=False)  # refuses what is out of range
+        return options
+
+    def wrapped(self, network: nn.Module, denoiser: nn.Module | None, lattice: bool) -> SmoothedSR:
+        """Wrap a network, with a denoiser in front or none.
+
+        Raises:
+            ValueError: If an option is out of its range.
+        """
+        return SmoothedSR(
+            network,
+            self.sigma,
+            self.n,
+            self.agg,
+            tile=self.tile,
+            halo=self.halo,
+            halo_noise=self.halo_noise,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            memory=self.memory,
+            antithetic=self.antithetic,
+            denoiser=denoiser,
+            denoiser_sigma=self.denoiser_sigma,
+            lattice=lattice,
         )
 
     @property
@@ -116,22 +143,9 @@ def settled(options: SmootherOptions, networks: Networks) -> SmootherOptions:
 
 def smoother(options: SmootherOptions, networks: Networks, picture: Picture) -> SmoothedSR:
     """Wrap the network for a picture as the options say."""
-    return SmoothedSR(
-        for_channels(networks.sr, picture.pixels.shape[1]),
-        options.sigma,
-        options.n,
-        options.agg,
-        tile=options.tile,
-        halo=options.halo,
-        halo_noise=options.halo_noise,
-        batch_size=options.batch_size,
-        seed=options.seed,
-        memory=options.memory,
-        antithetic=options.antithetic,
-        denoiser=networks.before,
-        denoiser_sigma=options.denoiser_sigma,
-        lattice=on_lattice(picture.pixels) if options.lattice is None else options.lattice,
-    )
+    network = for_channels(networks.sr, picture.pixels.shape[1])
+    lattice = on_lattice(picture.pixels) if options.lattice is None else options.lattice
+    return options.wrapped(network, networks.before, lattice)
 
 
 def print_padding_advice(options: SmootherOptions, loaded: LoadedSR) -> None:

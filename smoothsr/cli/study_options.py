@@ -11,7 +11,7 @@ from smoothsr.engine.noise import sigma_text
 from smoothsr.evaluation.certified_study import Predictor
 from smoothsr.evaluation.records import NONE, Setting
 
-__all__ = ["Certification", "StudyOptions", "denoisers_of", "short_names"]
+__all__ = ["CERTIFICATION", "Certification", "StudyOptions", "denoisers_of", "short_names"]
 
 # What may have other names on another machine that shares the work.
 HERE = ("output", "device", "hr", "lr", "model", "denoiser", "lpips_weights")
@@ -142,6 +142,17 @@ class StudyOptions:
         return sorted((name, value) for name, value in self.typed.items() if name not in HERE)
 
 
+CERTIFICATION = {
+    "radius": [0.05, 0.1],
+    "linf": [0.5 / 255, 1 / 255],
+    "n_cert": 1000,
+    "alpha": 1e-3,
+    "levels": 32,
+    "predictor": "ideal",
+}
+"""What sweeps over certificates alone are told, and what is usual."""
+
+
 @dataclass(frozen=True)
 class Certification:
     """What `sweep --over certified` is told besides: the options of CertifiedStudy."""
@@ -160,6 +171,9 @@ class Certification:
         Raises:
             UserError: If one is out of its range.
         """
+        for name, usual in CERTIFICATION.items():
+            if getattr(args, name) is None:
+                setattr(args, name, usual)
         least = min(*args.radius, *args.linf)
         if least < 0 or not 0 < args.alpha < 1:
             raise UserError(

@@ -18,7 +18,7 @@ from smoothsr.cli.evaluate import (
     write,
 )
 from smoothsr.cli.image_pairs import find_images
-from smoothsr.cli.study_options import Certification, StudyOptions, denoisers_of
+from smoothsr.cli.study_options import CERTIFICATION, Certification, StudyOptions, denoisers_of
 from smoothsr.engine.arguments import settled_draws
 from smoothsr.evaluation import statistics
 from smoothsr.evaluation.certified_study import CLEAN, METRICS, CertifiedStudy
@@ -34,6 +34,9 @@ PAIRED_DRAWS = [2, 4, 6, 10, 20, 50, 100]
 def run(args: argparse.Namespace) -> int:
     """Measure every candidate; write table and curves, and say which is best."""
     options = StudyOptions.of(args, _candidates(args))
+    given = [name for name in CERTIFICATION if getattr(args, name) is not None]
+    if given and args.over != "certified":
+        raise UserError(f"--{given[0].replace('_', '-')} is for --over certified: add that")
     if args.over == "certified":
         return certify(options, Certification.of(args))
     results = measure(options)

@@ -262,7 +262,7 @@ def _decode_16(data: bytes, sides: tuple[int, int], mode: str) -> np.ndarray:
         import cv2
     except ImportError as error:
         raise ImportError(
-            f'16-bit files need OpenCV ({error}): pip install "smoothsr[io]"'
+            f"16-bit files need OpenCV ({error}): pip install opencv-python-headless"
         ) from error
     stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if stored is None or stored.dtype != np.uint16 or stored.shape[:2] != sides:

@@ -18,7 +18,13 @@ from smoothsr.certificates.options import Predictor
 from smoothsr.engine.noise import sigma_text
 from smoothsr.files.atomic import replacing
 from smoothsr.reports import deviation_report
-from smoothsr.reports.deviation_report import Deviation, at_least, draws_text, patches_text
+from smoothsr.reports.deviation_report import (
+    Deviation,
+    at_least,
+    draws_text,
+    linf_radii,
+    patches_text,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -35,7 +41,7 @@ __all__ = [
     "sentences",
 ]
 
-LINF = (0.5 / 255, 1 / 255)  # radii of attacks on every value
+FEASIBLE = 10**6  # draws that somebody might make
 Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], str], str]  # its head, its cell for a row, and its meaning
 
@@ -115,7 +121,7 @@ def answer(certificate: Certificate, questions: Questions, bare: Tensor | None) 
             {"predictor": predictor, "linf": radius}
             | _psnrs(certificate, questions, "psnr", radius, predictor=predictor, norm="linf")
             for predictor in maps
-            for radius in LINF
+            for radius in linf_radii(certificate)[:2]
         ],
         actual={
             name: metrics.psnr(output, reference).item()
@@ -309,15 +315,23 @@ def sentences(certificate: Certificate, radius: float, beta: float) -> tuple[str
         who = f"each value of each served output ({c.agg} of {c.n_serve} fresh draws; {how})"
         sure = f" with probability at least {1 - beta:.10g}"
     needed = c.draws_needed(radius, predictor, beta)
-    kind = "attack by whole 8-bit steps" if c.lattice else "attack"
+    size = f"{c.rms(radius):.3f}/255 RMS over the image"
+    kind = "attack"
+    if c.lattice:
+        kind = "attack by whole 8-bit steps"
+        inputs = math.prod(c.lr_shape)
+        most = min(inputs, int((255 * radius) ** 2 + 1e-9))
+        size += f"; at most {most} of {inputs} values by one step"
     given = (
-        f"Guaranteed, with confidence {1 - c.alpha:.10g} over {draws_text(c)}: "
-        f"for every {kind} of l2 norm up "
-        f"to {radius:.4g} ({c.rms(radius):.3f}/255 RMS over the image), {who} stays inside "
-        f"its bounds{sure}."
+        f"Guaranteed, with confidence {1 - c.alpha:.10g} over {draws_text(c)}: for every {kind} of "
+        f"l2 norm up to {radius:.4g} ({size}), {who} stays inside its bounds{sure}."
     )
     if needed > c.n_cert:
-        given += f" At this radius the bounds are the whole range; {_wish(c, needed)} would do."
+        given = (
+            f"Nothing is guaranteed of single values under attacks of l2 norm {radius:.4g} "
+            f"({size}): {c.n_cert} draws give bounds that are the whole range. "
+            f"{_wish(c, needed)} would do."
+        )
     absent = (
         "Not guaranteed: larger attacks; other weights or options of the predictor; "
         "that the picture is right: if the file "
@@ -330,6 +344,8 @@ def sentences(certificate: Certificate, radius: float, beta: float) -> tuple[str
 
 def _wish(certificate: Certificate, needed: int) -> str:
     """Say how to get so many draws for certain."""
+    if needed > FEASIBLE:
+        return "No number of draws that can be made"
     return f"--n-cert {needed}" + (" without --enough" if certificate.looks > 1 else "")
 
 
@@ -393,7 +409,8 @@ def _draw_picture(axis: "Axes", image: Tensor, title: str) -> None:
     shown = array if array.shape[2] == 3 else array[..., 0]
     axis.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axis.set_title(title, fontsize=10)
-    axis.set_axis_off()
+    axis.set_xticks([])  # but with a frame, or a white picture would seem to be missing
+    axis.set_yticks([])
 
 
 def _draw_width(figure: Any, axis: "Axes", width: Tensor) -> None:
@@ -412,7 +429,7 @@ def _draw_radii(figure: Any, axis: "Axes", answers: Answers) -> None:
     predictor = certificate.predictors[0]
     radii = answers.radius_maps[predictor].numpy()
     none = 1 - float(np.isfinite(radii).mean())
-    top = max(float(np.nanmax(radii, initial=0.0)), 1e-9)
+    top = float(np.nanmax(radii, initial=0.0)) or certificate.sigma
     axis.set_facecolor("0.75")  # where not even radius 0 is certified
     image = axis.imshow(radii, cmap="viridis", vmin=0, vmax=top, interpolation="nearest")
     axis.set_title(

@@ -1,5 +1,6 @@
 """A figure of scores: each metric against sigma or n, a line for each condition."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from operator import attrgetter
@@ -77,19 +78,20 @@ def _draw_trade_off(
 ) -> None:
     """Draw a model's rows; each is named above its highest point."""
     conditions = dict.fromkeys(condition for condition, _ in next(iter(rows.values())))
-    for condition in conditions:
+    for condition, marker in zip(conditions, itertools.cycle("osD^v<>")):
         across = [found[condition, clean].value for found in rows.values()]
         up = [found[condition, certified].value for found in rows.values()]
-        axis.plot(across, up, "o", ms=4, label=condition)
+        axis.plot(across, up, marker, ms=5, mfc="none", label=condition)
     for row, found in rows.items():
         highest = max(found[condition, certified].value for condition in conditions)
         place = (found[next(iter(conditions)), clean].value, highest)
-        name = f"{row.sigma:g}" + (f", {row.tile}/{row.halo}" if row.tile else "")
+        name = f"{row.sigma:g}, " + (f"{row.tile}/{row.halo}" if row.tile else "no tiles")
         name += f"/{row.halo_noise:g}" if row.halo_noise > 1 else ""
         name += f", {row.denoiser}" if row.denoiser != NONE else ""
         axis.annotate(name, place, (0, 4), textcoords="offset points", fontsize=7, ha="center")
     model = next(iter(rows)).model
     axis.set(xlabel=f"{clean}, dB", ylabel=f"{certified}, dB", title=f"{model}: sigma, tile/halo")
+    axis.ticklabel_format(useOffset=False)
     axis.grid(alpha=0.3)
 
 

@@ -10,9 +10,17 @@ from smoothsr.certificates.certificate import Certificate
 from smoothsr.certificates.options import Norm
 from smoothsr.engine.noise import sigma_text
 
-__all__ = ["SHOWN", "Deviation", "at_least", "deviations", "draws_text", "patches_text", "text"]
+__all__ = [
+    "SHOWN",
+    "Deviation",
+    "at_least",
+    "deviations",
+    "draws_text",
+    "linf_radii",
+    "patches_text",
+    "text",
+]
 
-LINF = (0.5 / 255, 1 / 255, 2 / 255)
 L2_SIGMAS = (0.5, 1.0, 2.0)
 SHOWN = 1 / 255  # the linf radius of the sentence
 
@@ -36,11 +44,18 @@ class Deviation(NamedTuple):
     psnr_served: float | None
 
 
+def linf_radii(certificate: Certificate) -> Sequence[float]:
+    """Sizes of changes of every value that are worth telling: whole steps where a file holds no
+    others.
+    """
+    return [steps / 255 for steps in ((1, 2, 3) if certificate.lattice else (0.5, 1, 2))]
+
+
 def deviations(certificate: Certificate) -> list[Deviation]:
     """Ask a certificate that has a spectrum, of either statistic, how far the mean can move."""
     mean = certificate.as_mean()
     radii: Sequence[tuple[Norm, float]] = [
-        *(("linf", radius) for radius in LINF),
+        *(("linf", radius) for radius in linf_radii(mean)),
         *(("l2", share * mean.sigma) for share in L2_SIGMAS),
     ]
     served = "served" in mean.psnr_predictors
@@ -68,13 +83,14 @@ def _sentence(certificate: Certificate, found: Sequence[Deviation]) -> str:
         return "Nothing is guaranteed: the certification draws came from a given seed."
     if shown.rms_8bit >= 127:
         return (
-            "Changes of 1 of 255 steps a value are too large for this certificate; smaller ones "
-            "are below."
+            "A change of every value by 1 (of 255) is too large for this certificate; others are "
+            "below."
         )
     return (
-        "Whatever is done to the file within 1 of 255 steps a value, the average of the network's "
-        f"outputs under noise stays within {_up(shown.rms_8bit)} steps (root mean square) of what "
-        f"it is without. (Confidence {1 - certificate.alpha:.10g}; the average of infinitely many.)"
+        "As long as no value of the file changes by more than 1 (of 255), the average of the "
+        f"network's outputs under noise stays within {_up(shown.rms_8bit)} steps (root mean "
+        f"square) of what it is without. (Confidence {1 - certificate.alpha:.10g}; the average of "
+        "infinitely many.)"
     )
 
 

@@ -294,7 +294,7 @@ def forget(monkeypatch):
         (
             {"arch": "torchsr:rcan@x2"},
             ["a"],
-            r'rcan needs the package torchsr: pip install "smoothsr\[torchsr\]"',
+            r"rcan needs the package torchsr: pip install torchsr",
         ),
         (
             {"arch": "basicsr:EDSR"},

@@ -199,12 +199,34 @@ def test_a_certificate_brings_its_options_and_holds(photo, certified, tmp_path, 
     assert "claims nothing of so large a change" in capsys.readouterr().out
 
 
-def test_a_change_of_less_than_a_step_is_none_on_the_lattice(photo, certified, tmp_path):
+def test_a_change_of_less_than_a_step_is_none_on_the_lattice(photo, certified, tmp_path, capsys):
     """The certificate is of a smoother that rounds its input to whole steps, so none arrives."""
     assert Certificate.load(certified).lattice
     out = tmp_path / "out"
     assert run(photo, "-o", out, "-a", "fgsm:0.4/255@bare", "--certificate", certified) == 0
-    assert json.loads((out / "photo_attack.json").read_text())["certificate"]["radius"] == 0
+    record = json.loads((out / "photo_attack.json").read_text())
+    assert record["certificate"]["radius"] == record["size"]["l2"] == 0
+    printed = capsys.readouterr().out
+    assert "Nothing: the budget is below one step of a value in a file." in printed
+    assert "no attack was tested, only the bounds for none" in printed
+
+
+@pytest.mark.parametrize("attack", ["pgd:l2:0.0125:steps=2", "fgsm:2/255", "noise:0.02"])
+def test_an_attack_on_the_lattice_is_by_whole_steps(attack, photo, certified, tmp_path):
+    """So that the bare network, the smoother and the certificate are asked about one change."""
+    out = tmp_path / "out"
+    assert run(photo, "-o", out, "-a", attack, "--certificate", certified) == 0
+    change = steps_of(out / "photo_attacked.png") - steps_of(photo)
+    attacked = images.read(out / "photo_attacked.png").pixels.double()
+    assert np.abs(255 * attacked.numpy() - steps_of(out / "photo_attacked.png")).max() < 0.01
+    record = json.loads((out / "photo_attack.json").read_text())
+    norm = np.linalg.norm(change) / 255
+    assert record["certificate"]["radius"] == pytest.approx(norm, rel=1e-3)
+    assert record["size"]["l2"] == pytest.approx(norm, rel=1e-3)
+    if attack.startswith("pgd"):
+        assert 3 < np.abs(change).sum() <= 10  # of norm .0125: ten values by one step at most
+    if attack.startswith("fgsm"):
+        assert set(np.unique(np.abs(change))) <= {0, 1, 2}
 
 
 def test_a_false_certificate_gives_status_1(photo, certified, tmp_path, capsys):

@@ -239,6 +239,12 @@ def test_the_recipe_tells_the_numbers_of_the_method_and_no_others(tmp_path):
     assert not {"sigmas", "draws", "weight", "kind", "penalty_tile"} & recipe.keys()
 
 
+def test_validating_on_what_is_learned_is_told(tmp_path, capsys):
+    options = ["--val", CAT, "--crop", "12", "--validations", 1]
+    assert main(finetune(tmp_path / "net.safetensors", *options, steps=1)) == 0
+    assert "cat_hr.png is learned and validated on" in capsys.readouterr().err
+
+
 def test_smoothed_has_a_loss_of_its_own(tmp_path, capsys):
     out = tmp_path / "net.safetensors"
     assert main(finetune(out, "--loss", "l1+0.005*gan", method="smoothed")) == 2

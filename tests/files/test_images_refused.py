@@ -26,7 +26,7 @@ def test_without_opencv_16_bits_are_refused(
     images.write(tmp_path / f"b.{suffix}", picture((array >> 8).astype(np.uint8)))
     monkeypatch.setitem(sys.modules, "cv2", None)
     with pytest.raises(
-        ImportError, match=r'16-bit files need OpenCV .*pip install "smoothsr\[io\]"'
+        ImportError, match=r"16-bit files need OpenCV .*pip install opencv-python-headless"
     ) as caught:
         images.read(tmp_path / f"a.{suffix}")
     assert "\n" not in str(caught.value)

@@ -102,10 +102,21 @@ def test_sentences_say_radius_confidence_and_predictor():
         assert part in given
     assert "whole range" not in given
     assert "Not guaranteed: larger attacks" in absent
-    assert (
-        f"--n-cert {made.draws_needed(0.2, 'served', 0.01)}"
-        in certificate_report.sentences(made, 0.2, 0.01)[0]
-    )
+    far = certificate_report.sentences(made, 0.2, 0.01)[0]
+    assert far.startswith("Nothing is guaranteed of single values under attacks of l2 norm 0.2 ")
+    assert f"--n-cert {made.draws_needed(0.2, 'served', 0.01)} would do" in far
+    endless = certificate_report.sentences(made, 2.0, 0.01)[0]
+    assert "whole range. No number of draws that can be made would do." in endless
+
+
+def test_a_lattice_is_asked_for_whole_steps_and_says_what_radii_mean_there():
+    _, made = certificate(lattice=True)
+    answers = answer(made, Questions([0.02], 16 / 255, 0.01), None)
+    assert [255 * row["linf"] for row in answers.linf_rows[:2]] == [1, 2]
+    given = certificate_report.sentences(made, 0.02, 0.01)[0]
+    assert "every attack by whole 8-bit steps of l2 norm up to 0.02" in given
+    assert "at most 26 of 144 values by one step" in given  # (.02 * 255)^2 = 26.01
+    assert "by one step" not in certificate_report.sentences(certificate()[1], 0.02, 0.01)[0]
 
 
 def test_a_void_certificate_claims_nothing():

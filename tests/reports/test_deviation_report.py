@@ -28,11 +28,16 @@ def test_rows_are_the_certificates_answers():
         assert served == mean.psnr(radius, predictor="served", norm=norm)
 
 
+def test_no_row_is_about_changes_that_a_lattice_has_not():
+    rows = deviations(certificate(lattice=True))
+    assert [round(255 * row.radius, 6) for row in rows if row.norm == "linf"] == [1, 2, 3]
+
+
 def test_the_first_sentence_says_whose_output_and_how_sure():
     found = certificate()
     first = text(found, deviations(found)).splitlines()[0]
     assert first.startswith(
-        "Whatever is done to the file within 1 of 255 steps a value, the average"
+        "As long as no value of the file changes by more than 1 (of 255), the average"
     )
     assert "Confidence 0.99; the average of infinitely many" in first
 

@@ -1,0 +1,78 @@
+"""A mistake gets one line at once, which says what was found and what to do."""
+
+import pytest
+
+from smoothsr.cli import main
+
+
+@pytest.fixture
+def refused(capsys, monkeypatch):
+    """Run a command that is refused before a network is loaded; return what it says."""
+
+    def no_network(*_args, **_kwargs):
+        raise AssertionError("the mistake was not seen before the network was loaded")
+
+    monkeypatch.setattr("smoothsr.cli.loading.load_frozen", no_network)
+
+    def run(*arguments):
+        try:
+            status = main([*map(str, arguments)])
+        except SystemExit as end:
+            status = end.code
+        assert status == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        return error
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--sgima", ".03"], "smoothsr upscale: --sgima is nothing that this command knows, did"),
+        (["--sgima=.03"], "did you mean --sigma?"),
+        (["--n-cert", "9"], "--n-cert is nothing that this command knows"),
+        (["--sigma", "abc"], "must be a number such as 0.03 or 8/255, got 'abc'"),
+        (["--sigma", "8"], "write 8/255, not 8"),
+        (["--sigma", "-1"], "sigma must be"),
+        (["-n", "0"], "n must be"),
+        (["--agg", "foo"], "agg must be"),
+        (["--halo-noise", "-2"], "halo_noise must be"),
+        (["--batch-size", "0"], "batch_size must be"),
+    ],
+)
+def test_options_of_upscale_are_refused_once(options, says, photo, tmp_path, refused):
+    for name in "ab":
+        (tmp_path / f"{name}.png").write_bytes(photo.read_bytes())
+    assert says in refused("upscale", tmp_path, "-o", tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--alpha", "2"], "--alpha must be between 0 and 1, got 2"),
+        (["--beta", "0"], "--beta must be between 0 and 1, got 0"),
+        (["--tolerance", "8/255"], "write 8 for 8/255, got 0.0313725"),
+        (["--tolerance", "256"], "from 0 to 255"),
+        (["--radius", "8", "300"], "--radius 300 is an l2 norm that no change of this image has"),
+    ],
+)
+def test_numbers_of_certify_in_another_unit_are_refused(options, says, photo, tmp_path, refused):
+    assert says in refused("certify", photo, "-o", tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["certify", "attack"])
+def test_what_is_no_file_is_named(command, tmp_path, refused):
+    assert f"there is no file or folder {tmp_path / 'no.png'}" in refused(
+        command, tmp_path / "no.png"
+    )
+    assert f"{tmp_path} is a folder: name a file" in refused(command, tmp_path)
+
+
+def test_numbers_of_certificates_need_a_sweep_over_them(photo, refused):
+    assert "--n-cert is for --over certified: add that" in refused(
+        "sweep", "--hr", photo, "--n-cert", "100"
+    )
