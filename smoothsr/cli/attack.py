@@ -172,8 +172,10 @@ def _attack(
         _require_memory(options.condition, smoothed, lr)
         truth = None if reference is None else reference.to(device)
         changed = options.condition.apply(lr, truth, smoothed, options.seed)
-        whole = smoothed.lattice and on_lattice(lr)
-        attacked = (_in_whole_steps if whole else _in_16_bits)(options.condition, lr, changed)
+        if smoothed.lattice and on_lattice(lr):
+            attacked = _in_whole_steps(options.condition, lr, changed)
+        else:
+            attacked = _in_16_bits(lr, changed)
         with torch.no_grad():
             # Fresh noise for each output, as in use, and none that the attacker has met.
             clean, harmed, again = (
@@ -374,7 +376,7 @@ def _require_memory(condition: Condition, smoothed: SmoothedSR, lr: Tensor) -> N
         )
 
 
-def _in_16_bits(_: Condition, lr: Tensor, attacked: Tensor) -> Tensor:
+def _in_16_bits(lr: Tensor, attacked: Tensor) -> Tensor:
     """Round the change towards zero to what a 16-bit file holds, so that it stays within its
     budget.
     """

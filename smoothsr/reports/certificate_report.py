@@ -41,7 +41,7 @@ __all__ = [
     "sentences",
 ]
 
-FEASIBLE = 10**6  # draws that somebody might make
+FEASIBLE = 10**8  # draws that somebody might make
 Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], str], str]  # its head, its cell for a row, and its meaning
 

@@ -2,6 +2,7 @@
 
 import pytest
 
+from smoothsr import adapters
 from smoothsr.cli import main
 
 
@@ -12,7 +13,7 @@ def refused(capsys, monkeypatch):
     def no_network(*_args, **_kwargs):
         raise AssertionError("the mistake was not seen before the network was loaded")
 
-    monkeypatch.setattr("smoothsr.cli.loading.load_frozen", no_network)
+    monkeypatch.setattr(adapters, "load", no_network)
 
     def run(*arguments):
         try:

@@ -11,6 +11,7 @@ from smoothsr.reports.deviation_report import at_least
 def certificate(**options):
     net = nn.Upsample(scale_factor=2, mode="nearest").eval()
     lr = torch.rand(1, 3, 6, 8, generator=torch.Generator().manual_seed(0))
+    lr = (lr * 255).round() / 255 if options.get("lattice") else lr
     return lr, SmoothedSR(net, 0.05, **options).certify(lr, n=200, levels=4)
 
 
