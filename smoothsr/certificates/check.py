@@ -69,6 +69,8 @@ class Verdict(NamedTuple):
             )
         if c.void:
             return f"{size}.\nIt claims nothing: its draws came from a given seed."
+        if not self.bounded and not self.radius:
+            return f"{size}.\nIt claims nothing of single values: it was made of too few draws."
         if not self.bounded:
             return (
                 f"{size}.\nIt claims nothing of so large a change: its bounds end at "

@@ -17,7 +17,6 @@ from tqdm import tqdm
 from smoothsr import Certificate, SmoothedSR, __version__
 from smoothsr.attacks import gradient_memory
 from smoothsr.attacks.views import seed_of, serve
-from smoothsr.attacks.whole_steps import whole_steps
 from smoothsr.certificates import check
 from smoothsr.cli.devices import autocast, reproducible
 from smoothsr.cli.errors import UserError
@@ -171,11 +170,10 @@ def _attack(
     with autocast(options.precision, device), reproducible(), _counter(smoothed.model):
         _require_memory(options.condition, smoothed, lr)
         truth = None if reference is None else reference.to(device)
-        changed = options.condition.apply(lr, truth, smoothed, options.seed)
-        if smoothed.lattice and on_lattice(lr):
-            attacked = _in_whole_steps(options.condition, lr, changed)
-        else:
-            attacked = _in_16_bits(lr, changed)
+        whole = smoothed.lattice and on_lattice(lr)
+        attacked = options.condition.apply(lr, truth, smoothed, options.seed, whole)
+        if not whole:
+            attacked = _in_16_bits(lr, attacked)
         with torch.no_grad():
             # Fresh noise for each output, as in use, and none that the attacker has met.
             clean, harmed, again = (
@@ -201,10 +199,7 @@ def _report(
     size = {"linf_8bit": 255 * change.abs().max().item(), "l2": change.norm().item()}
     nothing = ""
     if options.condition.steps and not change.any():
-        attacks = any(isinstance(step, Attack) for step in options.condition.steps)
-        reason = (
-            "the budget is below one step of a value in a file" if attacks else "the image stayed"
-        )
+        reason = "what it does is less than a file can hold"
         nothing = f" Nothing: {reason}."
     text = [
         f"{options.condition.text} changed the input by {size['linf_8bit']:.4g}/255 (linf), "
@@ -382,17 +377,6 @@ def _in_16_bits(lr: Tensor, attacked: Tensor) -> Tensor:
     """
     start, change = lr.cpu().double(), attacked.cpu().double() - lr.cpu().double()
     return (((start * STEPS).round() + (change * STEPS).trunc()).float() / STEPS).to(lr.device)
-
-
-def _in_whole_steps(condition: Condition, lr: Tensor, attacked: Tensor) -> Tensor:
-    """Round the change to what a file of 8 bits holds, which is what a smoother on the lattice
-    sees; an attack's stays within its budget.
-    """
-    norms = {step.norm for step in condition.steps if isinstance(step, Attack)}
-    if not norms:
-        return snapped(attacked)
-    change = whole_steps(attacked.cpu() - lr.cpu(), "linf" if "linf" in norms else "l2")
-    return (snapped(lr.cpu().double()) + change).to(lr)
 
 
 def _aim(condition: Condition) -> str:

@@ -100,7 +100,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
             raise UserError(f"--{name} must be between 0 and 1, got {getattr(args, name):g}")
     if args.tolerance and not 1 <= args.tolerance <= 255:
         raise UserError(
-            f"--tolerance is a number of 8-bit steps, from 0 to 255: write 8 for 8/255, got "
+            "--tolerance must be 0, or from 1 to 255, in 8-bit steps: write 8 for 8/255, got "
             f"{args.tolerance:g}"
         )
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from smoothsr import adapters
 from smoothsr.adapters import LoadedSR
 from smoothsr.cli.errors import UserError
-from smoothsr.cli.finetune_options import FineTuneOptions
+from smoothsr.cli.finetune_options import OF_METHODS, FineTuneOptions
 from smoothsr.cli.image_pairs import find_images, read_pair
 from smoothsr.cli.processes import place
 from smoothsr.evaluation import conditions
@@ -131,7 +131,8 @@ def validation_of(options: FineTuneOptions, loaded: LoadedSR) -> Validation | No
         return None
     paths = find_images(args)
     learned = {path.resolve() for path in images.find(args.data)}
-    if both := [path for path in paths if path.resolve() in learned]:
+    both = [path for path in paths if path.resolve() in learned]
+    if both and place()[0] == 0:
         print(
             f"Caution: {both[0]} is learned and validated on, so its scores say little of other "
             "images",
@@ -258,7 +259,7 @@ def saved_by(options: FineTuneOptions, recipe: dict[str, Any]) -> dict[str, Any]
         options.state, map_location=options.device, weights_only=True
     )
     old, new = json.loads(saved["recipe"]), json.loads(_text(recipe))
-    for name in old | new:
+    for name in (*new, *(name for name in old if name not in OF_METHODS)):
         if old.get(name) != new.get(name):
             raise UserError(
                 f"{options.state} is of a run with {name} {old.get(name)}, not {new.get(name)}: "

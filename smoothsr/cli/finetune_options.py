@@ -15,7 +15,7 @@ from smoothsr.cli.processes import place
 from smoothsr.engine.arguments import settled_draws
 from smoothsr.training.methods import TAKES, Numbers
 
-__all__ = ["FineTuneOptions"]
+__all__ = ["OF_METHODS", "FineTuneOptions"]
 
 # What may differ between two starts of one run: where things are, and what is measured of it.
 PLACES = ("out", "data", "cache", "device", "model", "hr", "lr", "lpips_weights", "vgg_weights")
@@ -121,6 +121,8 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 
 def _require_taken(args: argparse.Namespace) -> None:
     """Refuse a number that the method would not look at."""
+    if args.penalty_tile is not None and args.kind != "top":
+        raise UserError("--penalty-tile is the tile of --kind top: add that")
     for option, name in OF_METHODS.items():
         if getattr(args, option) is not None and name not in TAKES[args.method]:
             takers = ", ".join(method for method, names in TAKES.items() if name in names)

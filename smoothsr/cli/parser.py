@@ -26,6 +26,8 @@ class Parser(argparse.ArgumentParser):
         found, unknown = super().parse_known_args(*given, **named)
         if unknown:
             known = [name for name in self._option_string_actions if name.startswith("--")]
+            if not unknown[0].startswith("-"):
+                self.error(f"{unknown[0]} is one word too many: put what belongs together together")
             near = difflib.get_close_matches(unknown[0].partition("=")[0], known, 1)
             advice = f", did you mean {near[0]}?" if near else ""
             self.error(f"{unknown[0]} is nothing that this command knows{advice}")
@@ -171,8 +173,8 @@ def _attack(commands: Commands) -> None:
         help="failure probability of a served value (default .001)",
     )
     shared.seed(command)
-    shared.common(command, sigma=0.03, tile=0, halo=4)
-    command.set_defaults(lattice=False)  # attacked inputs are no whole steps
+    shared.common(command, sigma=0.03, tile=0, halo=4, lattice="as the certificate, or not")
+    command.set_defaults(lattice=False)  # or an attack could only take whole steps
     predictor = (
         "sigma",
         "n",

@@ -21,6 +21,7 @@ def common(
     halo: int,
     halo_noise: float = 1.0,
     precisions: tuple[str, ...] = PRECISIONS,
+    lattice: str = "for inputs of 8 bits",
 ) -> None:
     """Options of the commands that run one smoothed model."""
     command.add_argument(
@@ -63,7 +64,7 @@ def common(
         "--lattice",
         action=argparse.BooleanOptionalAction,
         help="round input and noise to a lattice, on which a certificate holds for floats too "
-        "(default: for inputs of 8 bits)",
+        f"(default: {lattice})",
     )
     if "auto" in precisions:
         command.add_argument(

@@ -171,9 +171,6 @@ class Certification:
         Raises:
             UserError: If one is out of its range.
         """
-        for name, usual in CERTIFICATION.items():
-            if getattr(args, name) is None:
-                setattr(args, name, usual)
         least = min(*args.radius, *args.linf)
         if least < 0 or not 0 < args.alpha < 1:
             raise UserError(

@@ -33,10 +33,8 @@ PAIRED_DRAWS = [2, 4, 6, 10, 20, 50, 100]
 
 def run(args: argparse.Namespace) -> int:
     """Measure every candidate; write table and curves, and say which is best."""
+    _settle_certification(args)
     options = StudyOptions.of(args, _candidates(args))
-    given = [name for name in CERTIFICATION if getattr(args, name) is not None]
-    if given and args.over != "certified":
-        raise UserError(f"--{given[0].replace('_', '-')} is for --over certified: add that")
     if args.over == "certified":
         return certify(options, Certification.of(args))
     results = measure(options)
@@ -44,6 +42,19 @@ def run(args: argparse.Namespace) -> int:
         notes = [*comparisons(results.records), *cautions(options)]
         write(options, results, notes, figure=curves(results.records, args.over))
     return 2 if results.failed else 0
+
+
+def _settle_certification(args: argparse.Namespace) -> None:
+    """Fill in what is usual of certificates.
+
+    Raises:
+        UserError: If something is given where there are none.
+    """
+    for name, usual in CERTIFICATION.items():
+        if getattr(args, name) is None:
+            setattr(args, name, usual)
+        elif args.over != "certified":
+            raise UserError(f"--{name.replace('_', '-')} is for --over certified: add that")
 
 
 def _candidates(args: argparse.Namespace) -> list[Setting]:

@@ -48,7 +48,14 @@ class Condition:
         """
         return any(isinstance(step, Attack) and not step.bare for step in self.steps)
 
-    def apply(self, lr: Tensor, reference: Tensor | None, model: nn.Module, seed: int) -> Tensor:
+    def apply(
+        self,
+        lr: Tensor,
+        reference: Tensor | None,
+        model: nn.Module,
+        seed: int,
+        whole_steps: bool = False,
+    ) -> Tensor:
         """Return what becomes of an input.
 
         Args:
@@ -57,6 +64,8 @@ class Condition:
                 None: the clean output.
             model: The bare network or a SmoothedSR, whose seed is neither read nor changed.
             seed: Fixes everything random; same for all models, so that they meet the same noise.
+            whole_steps: Whether each step of the chain leaves whole 8-bit steps, as a smoother on
+                the lattice sees them; lr must have no others.
 
         Returns:
             (1,C,h,w) in [0, 1].
@@ -64,9 +73,10 @@ class Condition:
         # A seed each, or noise that is added twice would be the same.
         for own, step in enumerate(self.steps, seed):
             if isinstance(step, Degradation):
-                lr = step.apply(lr, own)
+                changed = step.apply(lr, own)
             else:
-                lr = step.apply(lr, reference, model, own)
+                changed = step.apply(lr, reference, model, own)
+            lr = step.in_whole_steps(lr, changed) if whole_steps else changed
         return lr
 
 

@@ -9,6 +9,8 @@ from torch import Tensor, nn
 
 from smoothsr import attacks
 from smoothsr.attacks.views import DRAWS, View, views
+from smoothsr.attacks.whole_steps import whole_steps
+from smoothsr.engine.lattice import snapped
 from smoothsr.evaluation import degradations
 from smoothsr.smoothing import SmoothedSR
 
@@ -50,6 +52,10 @@ class Degradation:
         seeded = {"seed": seed} if self.name == "noise" else {}
         return DEGRADATIONS[self.name](lr, self.strength, **seeded)
 
+    def in_whole_steps(self, _lr: Tensor, degraded: Tensor) -> Tensor:
+        """Round what became of lr to what a file of 8 bits holds."""
+        return snapped(degraded)
+
 
 @dataclass(frozen=True)
 class Attack:
@@ -82,6 +88,12 @@ class Attack:
             model = model.model
         run = self._strongest if self.name == "strongest" else self._through_one_view
         return run(lr, reference, model, seed % 2**63)
+
+    def in_whole_steps(self, lr: Tensor, attacked: Tensor) -> Tensor:
+        """Round what became of lr (1,C,h,w) to what a file of 8 bits holds, within the budget."""
+        start = lr.double()
+        change = whole_steps(attacked.double() - start, **self._budget(lr))
+        return snapped(start + change).to(lr.dtype)
 
     def _through_one_view(
         self, lr: Tensor, reference: Tensor | None, model: nn.Module, seed: int

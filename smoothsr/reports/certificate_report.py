@@ -41,7 +41,7 @@ __all__ = [
     "sentences",
 ]
 
-FEASIBLE = 10**8  # draws that somebody might make
+FEASIBLE = 10**9  # draws that somebody might make
 Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], str], str]  # its head, its cell for a row, and its meaning
 
@@ -315,23 +315,13 @@ def sentences(certificate: Certificate, radius: float, beta: float) -> tuple[str
         who = f"each value of each served output ({c.agg} of {c.n_serve} fresh draws; {how})"
         sure = f" with probability at least {1 - beta:.10g}"
     needed = c.draws_needed(radius, predictor, beta)
-    size = f"{c.rms(radius):.3f}/255 RMS over the image"
-    kind = "attack"
-    if c.lattice:
-        kind = "attack by whole 8-bit steps"
-        inputs = math.prod(c.lr_shape)
-        most = min(inputs, int((255 * radius) ** 2 + 1e-9))
-        size += f"; at most {most} of {inputs} values by one step"
+    if needed > c.n_cert:
+        return _nothing_at(c, radius, predictor, needed)
+    kind = "attack by whole 8-bit steps" if c.lattice else "attack"
     given = (
         f"Guaranteed, with confidence {1 - c.alpha:.10g} over {draws_text(c)}: for every {kind} of "
-        f"l2 norm up to {radius:.4g} ({size}), {who} stays inside its bounds{sure}."
+        f"l2 norm up to {radius:.4g} ({_size(c, radius)}), {who} stays inside its bounds{sure}."
     )
-    if needed > c.n_cert:
-        given = (
-            f"Nothing is guaranteed of single values under attacks of l2 norm {radius:.4g} "
-            f"({size}): {c.n_cert} draws give bounds that are the whole range. "
-            f"{_wish(c, needed)} would do."
-        )
     absent = (
         "Not guaranteed: larger attacks; other weights or options of the predictor; "
         "that the picture is right: if the file "
@@ -342,10 +332,38 @@ def sentences(certificate: Certificate, radius: float, beta: float) -> tuple[str
     return given, absent
 
 
+def _size(certificate: Certificate, radius: float) -> str:
+    """Say what an l2 norm means for an image."""
+    size = f"{certificate.rms(radius):.3f}/255 RMS over the image"
+    most, inputs = int((255 * radius) ** 2 + 1e-9), math.prod(certificate.lr_shape)
+    if certificate.lattice and 0 < radius < 1 / 255:
+        return f"{size}; less than one value by one step, so no change is so small"
+    if certificate.lattice and 1 <= most < inputs:
+        return f"{size}; as many as {most} of {inputs} values by one step"
+    return size
+
+
+def _nothing_at(
+    certificate: Certificate, radius: float, predictor: Predictor, needed: int
+) -> tuple[str, str]:
+    """Say that all bounds at a radius are the whole range, and what would help."""
+    c = certificate
+    whose = f"of the served {c.agg}" if predictor == "served" else f"of the ideal {c.agg}"
+    given = (
+        f"Nothing is guaranteed of single values {whose} under attacks of l2 norm {radius:.4g} "
+        f"({_size(c, radius)}): {c.n_cert} draws give bounds that are the whole range. "
+        f"{_wish(c, needed)} would do."
+    )
+    absent = "Smaller tiles or a larger sigma would help too."
+    if predictor == "served" and c.draws_needed(radius, "ideal") <= c.n_cert:
+        absent = f"Of the ideal {c.agg} there are bounds: the table has them. {absent}"
+    return given, absent
+
+
 def _wish(certificate: Certificate, needed: int) -> str:
     """Say how to get so many draws for certain."""
     if needed > FEASIBLE:
-        return "No number of draws that can be made"
+        return f"About 10^{len(str(needed)) - 1} draws"
     return f"--n-cert {needed}" + (" without --enough" if certificate.looks > 1 else "")
 
 

@@ -284,12 +284,12 @@ def forget(monkeypatch):
             {},
             ["sfe1"],
             r"no network that is installed here has its keys: sfe1.weight \(4, 4, 1, 1\); .*pip "
-            r'install "smoothsr\[load\]"; .* "smoothsr\[resselt\]"; pass arch=',
+            r"install spandrel torchvision; .*pip install resselt einops; pass arch=",
         ),
         (
             {},
             ["sfe1", "rdbs.0.layers.0.conv", "rdbs.0.lff", "upscale.0", "output"],
-            r'RDN needs .* "smoothsr\[torchsr\]"',
+            r"RDN needs .*pip install torchsr",
         ),
         (
             {"arch": "torchsr:rcan@x2"},
@@ -309,7 +309,7 @@ def test_a_missing_extra_is_named(options, keys, says, tmp_path, monkeypatch):
     # An unknown file is what it is; what arch names and isn't there is the package.
     with pytest.raises(ImportError if options else CheckpointError, match=says):
         load(tmp_path / "net.pth", **options)
-    with pytest.raises(ImportError, match=r"smoothsr\[torchsr\]"):
+    with pytest.raises(ImportError, match="pip install torchsr"):
         load("torchsr:carn@x2")
 
 

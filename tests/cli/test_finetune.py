@@ -214,8 +214,8 @@ def test_mistakes_are_one_line(options, complaint, tmp_path, capsys):
         ("penalty", "--draws", "2", "smoothed, consistency"),
         ("adv-pgd", "--weight", "1", "smoothed, consistency, penalty"),
         ("noise", "--kind", "top", "smoothed, consistency"),
-        ("penalty", "--penalty-tile", "4", "smoothed, consistency"),
         ("smoothed", "--norm", "l2", "adv-fgsm, adv-bim, adv-pgd, adv-cw"),
+        ("smoothed", "--eps", "1/255", "adv-fgsm, adv-bim, adv-pgd, adv-cw"),
         ("mrs", "--attack-steps", "2", "adv-fgsm, adv-bim, adv-pgd, adv-cw"),
     ],
 )
@@ -227,6 +227,11 @@ def test_numbers_that_a_method_does_not_take_are_refused(
     error = capsys.readouterr().err
     assert f"--method {method} takes no {option}: leave it out, or take one of {takers}\n" in error
     assert not out.exists()
+
+
+def test_a_tile_of_a_penalty_that_has_none_is_refused(tmp_path, capsys):
+    assert main(finetune(tmp_path / "net.safetensors", "--penalty-tile", 4, method="smoothed")) == 2
+    assert "--penalty-tile is the tile of --kind top: add that" in capsys.readouterr().err
 
 
 def test_the_recipe_tells_the_numbers_of_the_method_and_no_others(tmp_path):

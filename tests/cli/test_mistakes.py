@@ -41,6 +41,7 @@ def refused(capsys, monkeypatch):
         (["--agg", "foo"], "agg must be"),
         (["--halo-noise", "-2"], "halo_noise must be"),
         (["--batch-size", "0"], "batch_size must be"),
+        (["--sigma", ".03", "more.png"], "more.png is one word too many"),
     ],
 )
 def test_options_of_upscale_are_refused_once(options, says, photo, tmp_path, refused):
@@ -56,7 +57,8 @@ def test_options_of_upscale_are_refused_once(options, says, photo, tmp_path, ref
         (["--alpha", "2"], "--alpha must be between 0 and 1, got 2"),
         (["--beta", "0"], "--beta must be between 0 and 1, got 0"),
         (["--tolerance", "8/255"], "write 8 for 8/255, got 0.0313725"),
-        (["--tolerance", "256"], "from 0 to 255"),
+        (["--tolerance", "-1"], "must be 0, or from 1 to 255"),
+        (["--tolerance", "256"], "must be 0, or from 1 to 255"),
         (["--radius", "8", "300"], "--radius 300 is an l2 norm that no change of this image has"),
     ],
 )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from smoothsr import attacks
 from smoothsr.attacks import selection
 from smoothsr.attacks.views import seed_of, serve
+from smoothsr.engine.lattice import snapped
 from smoothsr.evaluation import degradations, steps
 from smoothsr.evaluation.conditions import parse
 
@@ -35,6 +36,36 @@ def test_budgets_hold_and_are_used(name, norm, eps):
     }[norm]
     assert 0.85 * eps < used <= eps
     assert ((attacked >= 0) & (attacked <= 1)).all()
+
+
+def steps_between(first: Tensor, second: Tensor) -> np.ndarray:
+    """The difference of two inputs, in 8-bit steps, which must be whole."""
+    found = 255 * (second.double() - first.double()).numpy()
+    assert np.abs(found - found.round()).max() < 1e-3
+    return found.round()
+
+
+@pytest.mark.parametrize(
+    ("attack", "most"), [("pgd:2/255:steps=3@bare", 2), ("pgd:l2:0.02:steps=2@bare", 99)]
+)
+@pytest.mark.parametrize("before", ["", "blur:1+", "noise:0.03+"])
+def test_in_whole_steps_each_attack_of_a_chain_keeps_its_own_budget(attack, most, before):
+    lr, net = snapped(photo()), Net().eval()
+    met = parse(before[:-1] or "none").apply(lr, truth(), net, 3, whole_steps=True)
+    attacked = parse(before + attack).apply(lr, truth(), net, 3, whole_steps=True)
+    change = steps_between(met, attacked)
+    assert 0 < np.abs(change).max() <= most
+    if most > 2:
+        assert np.square(change).sum() <= (0.02 * 255) ** 2
+
+
+def test_in_whole_steps_noise_after_an_attack_is_as_strong_as_before_it():
+    lr, net = snapped(photo()), Net().eval()
+    attack = parse("fgsm:2/255@bare")
+    attacked = attack.apply(lr, truth(), net, 3, whole_steps=True)
+    both = parse("fgsm:2/255@bare+noise:0.02").apply(lr, truth(), net, 3, whole_steps=True)
+    exact = degradations.noise(attacked, 0.02, seed=4)  # the second step's seed
+    assert np.array_equal(steps_between(lr, both), steps_between(lr, snapped(exact)))
 
 
 @pytest.mark.parametrize("name", [*ATTACKS, "strongest"])

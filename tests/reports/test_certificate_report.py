@@ -104,10 +104,10 @@ def test_sentences_say_radius_confidence_and_predictor():
     assert "whole range" not in given
     assert "Not guaranteed: larger attacks" in absent
     far = certificate_report.sentences(made, 0.2, 0.01)[0]
-    assert far.startswith("Nothing is guaranteed of single values under attacks of l2 norm 0.2 ")
+    assert far.startswith("Nothing is guaranteed of single values of the served median under ")
     assert f"--n-cert {made.draws_needed(0.2, 'served', 0.01)} would do" in far
     endless = certificate_report.sentences(made, 2.0, 0.01)[0]
-    assert "whole range. No number of draws that can be made would do." in endless
+    assert "whole range. About 10^" in endless
 
 
 def test_a_lattice_is_asked_for_whole_steps_and_says_what_radii_mean_there():
@@ -116,8 +116,21 @@ def test_a_lattice_is_asked_for_whole_steps_and_says_what_radii_mean_there():
     assert [255 * row["linf"] for row in answers.linf_rows[:2]] == [1, 2]
     given = certificate_report.sentences(made, 0.02, 0.01)[0]
     assert "every attack by whole 8-bit steps of l2 norm up to 0.02" in given
-    assert "at most 26 of 144 values by one step" in given  # (.02 * 255)^2 = 26.01
+    assert "as many as 26 of 144 values by one step" in given  # (.02 * 255)^2 = 26.01
+    little = certificate_report.sentences(made, 0.003, 0.01)[0]
+    assert "less than one value by one step, so no change is so small" in little
+    assert "by one step" not in certificate_report.sentences(made, 0.1, 0.01)[0]  # of all values
     assert "by one step" not in certificate_report.sentences(certificate()[1], 0.02, 0.01)[0]
+
+
+def test_what_is_known_of_the_ideal_output_is_told_where_of_the_served_one_nothing_is():
+    _, made = certificate()
+    radius = 0.05
+    assert made.draws_needed(radius, "ideal") <= 200 < made.draws_needed(radius, "served", 0.01)
+    given, absent = certificate_report.sentences(made, radius, 0.01)
+    assert given.startswith("Nothing is guaranteed of single values of the served median")
+    assert absent.startswith("Of the ideal median there are bounds: the table has them.")
+    assert made.trivial_share(radius, "ideal") < 1
 
 
 def test_a_void_certificate_claims_nothing():
