@@ -87,6 +87,16 @@ def test_every_draw_comes_once_and_the_last_batch_is_shorter(n, size, convolutio
             assert sizes == [size] * (n // size) + [n % size] * (n % size > 0)
 
 
+@pytest.mark.parametrize(("slower", "largest"), [(1.4, 32), (1.6, 8)])
+def test_larger_batches_are_not_tried_after_one_that_is_far_slower(slower, largest, simulate):
+    """A batch of 4 is best; up to three doublings without a gain are tried, but for far slower."""
+    predictor = simulate(lambda size, _: size * (1 / size if size <= 4 else slower / 4))
+    batches = Batching(None, False)
+    for _ in range(12):
+        predictor.all(batches, 64)
+    assert max(size for size, _ in predictor.runs) == largest
+
+
 @pytest.mark.parametrize(
     ("seconds", "expected"),
     [

@@ -89,6 +89,14 @@ def test_smooth_and_quantiles_are_those_of_the_stack(height, width, tile, halo):
     assert (found == expected.mul(255).round().byte().sort(0).values[[6, 1]].numpy()).all()
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_draws_are_held_as_they_lie_in_memory(layout):
+    outputs = torch.rand(5, 3, 6, 8).contiguous(memory_format=layout)
+    found = draws._ranked(iter(outputs.split(2)), 5, 3)
+    assert torch.equal(found[0], outputs.median(0).values)
+    assert found.stride()[1:] == outputs.stride()[1:]
+
+
 @pytest.mark.parametrize("channels", [1, 3, 4])
 def test_histograms_give_what_kept_draws_give(channels, monkeypatch):
     lr, ranks = image(5, 7, channels), [1, 9, 20, 37]

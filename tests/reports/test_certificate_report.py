@@ -108,6 +108,7 @@ def test_sentences_say_radius_confidence_and_predictor():
     assert f"--n-cert {made.draws_needed(0.2, 'served', 0.01)} would do" in far
     endless = certificate_report.sentences(made, 2.0, 0.01)[0]
     assert "whole range. About 10^" in endless
+    assert "there are bounds" not in certificate_report.sentences(made, 2.0, 0.01)[1]
 
 
 def test_a_lattice_is_asked_for_whole_steps_and_says_what_radii_mean_there():
