@@ -249,6 +249,7 @@ def _write(
 ) -> None:
     """Write all files, or none."""
     stem = options.input.stem
+    existed = (options.folder / f"{stem}_attack.json").exists()
     with output_folder(options.folder), staged(options.folder) as stage:
         # Without alpha: what is read of an image depends on it where it is transparent, and this
         # file must be read as it was attacked.
@@ -266,6 +267,7 @@ def _write(
     outputs = "_bare.png, _bare_attacked.png, _smoothed.png, _smoothed_attacked.png"
     print(
         f"Wrote {name}_attacked.png (16 bits), {outputs}, _attack.png (all of them), _attack.json"
+        f"{' (overwritten)' if existed else ''}"
     )
 
 

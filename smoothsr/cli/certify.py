@@ -28,6 +28,7 @@ from smoothsr.reports import certificate_report, deviation_report, tables
 from smoothsr.reports.certificate_report import Answers, Questions
 
 LOOKS = 5
+FRAGILE = 8.0  # steps by which a change of one step a value may move the mean: of SPAN's kind
 Product = Callable[[Path], None]
 
 
@@ -174,6 +175,11 @@ def run(args: argparse.Namespace) -> int:
     answers = certificate_report.answer(certificate, questions, bare)
     guaranteed = certificate_report.sentences(certificate, questions.shown, questions.beta)
     print("\n" + "\n\n".join([*certificate_report.sections(answers), "\n".join(guaranteed)]))
+    if options.smoother.denoiser == "none" and not _is_enough(FRAGILE, certificate):
+        print(
+            "This network's outputs differ much from noise to noise: with --denoiser builtin they "
+            "may differ less, and more be certified."
+        )
     if picture.bits == 16:
         print("The file has 16 bits; the certified output is the one rounded to 8 bits.")
     record = _record(options, networks, answers, guaranteed)

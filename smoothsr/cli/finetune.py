@@ -130,6 +130,9 @@ def validation_of(options: FineTuneOptions, loaded: LoadedSR) -> Validation | No
     if not args.hr:
         return None
     paths = find_images(args)
+    pairs = [read_pair(args, path, loaded, options.device) for path in paths]
+    how = (args.sigma, args.n, args.agg, args.antithetic)
+    validation = Validation(pairs, *how, args.metrics, args.lpips_weights)
     learned = {path.resolve() for path in images.find(args.data)}
     both = [path for path in paths if path.resolve() in learned]
     if both and place()[0] == 0:
@@ -138,9 +141,7 @@ def validation_of(options: FineTuneOptions, loaded: LoadedSR) -> Validation | No
             "images",
             file=sys.stderr,
         )
-    pairs = [read_pair(args, path, loaded, options.device) for path in paths]
-    how = (args.sigma, args.n, args.agg, args.antithetic)
-    return Validation(pairs, *how, args.metrics, args.lpips_weights)
+    return validation
 
 
 def schedule_of(options: FineTuneOptions, steps: int) -> Schedule:
@@ -287,10 +288,16 @@ def write(job: Job) -> None:
     options.state.unlink()
     if job.validation:
         print(scores_text(training.curves.scores))
+    first, last = training.curves.loss[0][1], training.curves.loss[-1][1]
+    print(f"The loss went from {first:.3g} to {last:.3g}")
     print(
-        f"Wrote {options.out} after {training.step} steps and {training.seconds / 60:.1f} minutes, "
-        f"and {options.figure}"
+        f"Wrote {options.out} after {training.step} steps and {_duration(training.seconds)}, and "
+        f"{options.figure}"
     )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds / 60:.1f} minutes" if seconds >= 60 else f"{seconds:.1f} seconds"
 
 
 def _contiguous(network: nn.Module) -> dict[str, Tensor]:

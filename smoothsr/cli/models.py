@@ -12,7 +12,8 @@ def run(args: argparse.Namespace) -> int:
     """List what can be loaded, or tell what files are."""
     failed = 0
     if not args.file:
-        lines = adapters.available()
+        found = adapters.available()
+        lines = [(spec.replace("arch=", "--arch "), what, extra) for spec, what, extra in found]
         widths = [max(len(line[column]) for line in lines) for column in range(2)]
         for spec, what, extra in lines:
             needs = f'needs, in a clone, pip install ".[{extra}]"' if extra else ""

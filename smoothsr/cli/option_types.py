@@ -5,12 +5,29 @@ import re
 
 from smoothsr.evaluation.numbers import number
 
-__all__ = ["deviation", "deviations", "integers", "number", "numbers", "side", "size", "words"]
+__all__ = [
+    "deviation",
+    "deviations",
+    "fixed_side",
+    "integers",
+    "number",
+    "numbers",
+    "side",
+    "size",
+    "words",
+]
 
 
 def side(text: str) -> int | str:
     """Parse the side of a tile: 64, 0 or auto."""
     return text if text == "auto" else int(text)
+
+
+def fixed_side(text: str) -> int:
+    """Parse the side of a tile that is part of a promise."""
+    if text == "auto":
+        raise argparse.ArgumentTypeError("must be a number here, such as 4: results depend on it")
+    return int(text)
 
 
 def size(text: str) -> float:

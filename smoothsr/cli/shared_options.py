@@ -3,7 +3,16 @@
 import argparse
 from pathlib import Path
 
-from smoothsr.cli.option_types import deviation, integers, number, numbers, side, size, words
+from smoothsr.cli.option_types import (
+    deviation,
+    fixed_side,
+    integers,
+    number,
+    numbers,
+    side,
+    size,
+    words,
+)
 
 CONDITION = (
     "e.g. none, noise:0.03, jpeg:50, blur:1, resize:0.5, blur:1+noise:0.02+jpeg:60, fgsm:1/255, "
@@ -42,7 +51,7 @@ def common(
     command.add_argument(
         "-t",
         "--tile",
-        type=int if isinstance(tile, int) else side,
+        type=fixed_side if isinstance(tile, int) else side,
         default=tile,
         help=f"tile side in input pixels, 0: none{AUTO if tile == 'auto' else ''} (default {tile})",
     )

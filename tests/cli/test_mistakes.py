@@ -54,6 +54,7 @@ def test_options_of_upscale_are_refused_once(options, says, photo, tmp_path, ref
 @pytest.mark.parametrize(
     ("options", "says"),
     [
+        (["--tile", "auto"], "must be a number here, such as 4"),
         (["--alpha", "2"], "--alpha must be between 0 and 1, got 2"),
         (["--beta", "0"], "--beta must be between 0 and 1, got 0"),
         (["--tolerance", "8/255"], "write 8 for 8/255, got 0.0313725"),
