@@ -27,7 +27,7 @@ class Parser(argparse.ArgumentParser):
         if unknown:
             known = [name for name in self._option_string_actions if name.startswith("--")]
             if not unknown[0].startswith("-"):
-                self.error(f"{unknown[0]} is one word too many: put what belongs together together")
+                self.error(f"{unknown[0]} is one input too many, or apart from the others")
             near = difflib.get_close_matches(unknown[0].partition("=")[0], known, 1)
             advice = f", did you mean {near[0]}?" if near else ""
             self.error(f"{unknown[0]} is nothing that this command knows{advice}")

@@ -41,7 +41,10 @@ def refused(capsys, monkeypatch):
         (["--agg", "foo"], "agg must be"),
         (["--halo-noise", "-2"], "halo_noise must be"),
         (["--batch-size", "0"], "batch_size must be"),
-        (["--sigma", ".03", "more.png"], "more.png is one word too many"),
+        (
+            ["--sigma", ".03", "more.png"],
+            "more.png is one input too many, or apart from the others",
+        ),
     ],
 )
 def test_options_of_upscale_are_refused_once(options, says, photo, tmp_path, refused):
