@@ -29,7 +29,7 @@ def whole_steps(change: Tensor, eps: float, norm: Norm) -> Tensor:
         >>> change = torch.tensor([0.2, -1.7, 0.9, 0.8]) / 255
         >>> (whole_steps(change, 2 / 255, "linf") * 255).tolist()
         [0.0, -2.0, 1.0, 1.0]
-        >>> (whole_steps(change, 2.1 / 255, "l2") * 255).tolist()
+        >>> (whole_steps(change, 1.8 / 255, "l2") * 255).tolist()
         [0.0, -1.0, 1.0, 1.0]
     """
     steps, most = 255 * change.detach().double(), 255 * eps + NEAR
