@@ -222,7 +222,7 @@ def test_a_failed_rename_changes_nothing(
         assert images.read(source).bits == 8  # and the file is whole by then
         raise failure
 
-    monkeypatch.setattr(os, "replace", fail)
+    monkeypatch.setattr(Path, "replace", fail)
     with pytest.raises(type(failure)):
         images.write(tmp_path / "a.png", picture(samples(8, 8, 3, 8)))
     assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
