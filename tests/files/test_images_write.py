@@ -3,7 +3,6 @@
 """
 
 import io
-import os
 import zlib
 from pathlib import Path
 
