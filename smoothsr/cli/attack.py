@@ -199,8 +199,7 @@ def _report(
     size = {"linf_8bit": 255 * change.abs().max().item(), "l2": change.norm().item()}
     nothing = ""
     if options.condition.steps and not change.any():
-        reason = "what it does is less than a file can hold"
-        nothing = f" Nothing: {reason}."
+        nothing = " Nothing: what it does is less than a file can hold."
     text = [
         f"{options.condition.text} changed the input by {size['linf_8bit']:.4g}/255 (linf), "
         f"{size['l2']:.4g} (l2).{nothing}",

@@ -104,18 +104,7 @@ def read(path: str | os.PathLike[str]) -> Picture:
     require_regular(path)
     data = Path(path).read_bytes()
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of what is harmless, or raised anyway
-            image = Image.open(BytesIO(data), formats=("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"))
-            several = (
-                getattr(image, "is_animated", False) and image.format != "MPO"
-            )  # an MPO is a phone's photo and its previews
-            image.load()  # also finds truncated files, before OpenCV would print about them
-            samples, bits = _decode(image, data)
-            turned = (
-                1 if image.format == "TIFF" else image.getexif().get(0x0112, 1)
-            )  # decoders turn TIFF upright themselves
-            samples = _fill_transparent(_upright(samples, turned))
+        image, samples, bits = _open(data)
     except (ImportError, MemoryError):
         raise
     except Image.DecompressionBombError as error:
@@ -133,7 +122,8 @@ def read(path: str | os.PathLike[str]) -> Picture:
             f"{path}: can't be read: {what}; pass a whole image of 8 or 16 bits (no floats), "
             "such as a PNG"
         ) from error
-    if several:
+    # An MPO is a phone's photo and its previews.
+    if getattr(image, "is_animated", False) and image.format != "MPO":
         warnings.warn(f"{path}: holds several frames or pages, the first is read", stacklevel=2)
     values = torch.from_numpy(
         np.ascontiguousarray(samples.transpose(2, 0, 1)[None], np.float32)
@@ -143,6 +133,18 @@ def read(path: str | os.PathLike[str]) -> Picture:
     )
     icc = image.info.get("icc_profile") or b""
     return Picture(pixels, alpha, bits, icc if icc[16:20] == _SPACE[pixels.shape[1]] else None)
+
+
+def _open(data: bytes) -> tuple[Image.Image, np.ndarray, int]:
+    """Open a file's bytes; return what Pillow knows, upright samples (h,w,c), and their bits."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of what is harmless, or raised anyway
+        image = Image.open(BytesIO(data), formats=("PNG", "JPEG", "WEBP", "TIFF", "BMP", "GIF"))
+        image.load()  # also finds truncated files, before OpenCV would print about them
+        samples, bits = _decode(image, data)
+        # Decoders turn TIFF upright themselves.
+        turned = 1 if image.format == "TIFF" else image.getexif().get(0x0112, 1)
+        return image, _fill_transparent(_upright(samples, turned)), bits
 
 
 def write(path: str | os.PathLike[str], picture: Picture) -> None:
