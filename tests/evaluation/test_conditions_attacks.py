@@ -59,6 +59,18 @@ def test_in_whole_steps_each_attack_of_a_chain_keeps_its_own_budget(attack, most
         assert np.square(change).sum() <= (0.02 * 255) ** 2
 
 
+@pytest.mark.parametrize("attack", ["fgsm:2/255@bare", "pgd:l2:0.1:steps=2@bare"])
+def test_in_whole_steps_an_attack_keeps_its_direction(attack):
+    lr, net = snapped(photo()), Net().eval()
+    exact, whole = (
+        (parse(attack).apply(lr, truth(), net, 3, whole_steps=rounded) - lr).double()
+        for rounded in (False, True)
+    )
+    assert (exact * whole).sum() > 0.8 * exact.norm() * whole.norm()
+    if attack.startswith("fgsm"):  # whose changes are whole steps already
+        assert (255 * (exact - whole)).abs().max() < 1e-2
+
+
 def test_in_whole_steps_noise_after_an_attack_is_as_strong_as_before_it():
     lr, net = snapped(photo()), Net().eval()
     attack = parse("fgsm:2/255@bare")
