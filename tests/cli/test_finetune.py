@@ -15,8 +15,11 @@ from training_networks import in_two_processes
 
 from smoothsr import adapters
 from smoothsr.cli import main
-from smoothsr.cli.finetune import seconds_of_step
+from smoothsr.cli.errors import UserError
+from smoothsr.cli.finetune import saved_by, seconds_of_step
+from smoothsr.cli.finetune_options import FineTuneOptions
 from smoothsr.cli.finetune_parser import FINETUNE_METHODS
+from smoothsr.cli.parser import parser
 from smoothsr.files import images
 from smoothsr.training.methods import METHODS
 
@@ -42,7 +45,9 @@ def test_every_method_changes_the_weights(method, tmp_path, capsys):
     assert before.keys() == after.keys()
     assert any((before[key] != after[key]).any() for key in after)
     assert all(value.isfinite().all() for value in after.values())
-    assert "Wrote" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "The loss went from " in printed
+    assert f"Wrote {out} after 2 steps and " in printed
     assert not out.with_suffix(".state").exists()
 
 
@@ -108,6 +113,20 @@ def _wait_for(state, process, times):
         if state.exists():
             seen.add(state.stat().st_mtime_ns)
         time.sleep(0.005)
+
+
+def test_numbers_of_other_methods_in_an_older_recipe_are_no_hindrance(tmp_path):
+    """Before, recipes told all of them."""
+    args = parser().parse_args(finetune(tmp_path / "net.safetensors", method="plain"))
+    options = FineTuneOptions.of(args)
+    recipe = options.recipe(adapters.load("builtin-clean"), 1)
+    old = {**recipe, "draws": 4, "eps": 4 / 255, "sigmas": [0.03, 0.2]}
+    for stored in (old, {**old, "sigma": 0.1}):
+        torch.save({"recipe": json.dumps(stored), "steps": 4}, options.state)
+        if stored is old:
+            assert saved_by(options, recipe)["steps"] == 4
+    with pytest.raises(UserError, match=r"is of a run with sigma 0\.1, not 0\.05"):
+        saved_by(options, recipe)
 
 
 def test_another_recipe_is_no_continuation(tmp_path, capsys):

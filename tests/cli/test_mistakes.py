@@ -79,6 +79,13 @@ def test_what_is_no_file_is_named(command, tmp_path, refused):
     assert f"{tmp_path} is a folder: name a file" in refused(command, tmp_path)
 
 
+def test_models_are_listed_as_they_are_typed(capsys):
+    assert main(["models"]) == 0
+    printed = capsys.readouterr().out
+    assert "--arch 'torchsr:NAME'" in printed
+    assert "arch=" not in printed
+
+
 def test_numbers_of_certificates_need_a_sweep_over_them(photo, refused):
     assert "--n-cert is for --over certified: add that" in refused(
         "sweep", "--hr", photo, "--n-cert", "100"

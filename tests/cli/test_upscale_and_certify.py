@@ -143,6 +143,22 @@ def test_certify_writes_what_it_says(photo, tmp_path, capsys):
     assert re.search(r"predictor: --sigma 0.05 -n 21 --agg median --tile 4 --halo 1", printed)
 
 
+def test_what_is_overwritten_is_told(photo, tmp_path, capsys):
+    for overwritten in (False, True):
+        assert main(["certify", str(photo), "-o", str(tmp_path / "out"), *QUICK]) == 0
+        printed = capsys.readouterr().out
+        assert (f"was in {tmp_path / 'out'} before is overwritten" in printed) == overwritten
+
+
+@pytest.mark.parametrize(("fragile", "advised"), [(0.0, True), (255.0, False)])
+def test_a_denoiser_is_named_where_the_mean_moves_far(
+    fragile, advised, photo, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr("smoothsr.cli.certify.FRAGILE", fragile)
+    assert main(["certify", str(photo), "-o", str(tmp_path / "out"), *QUICK]) == 0
+    assert ("with --denoiser builtin they may differ less" in capsys.readouterr().out) == advised
+
+
 def test_too_few_draws_are_said(photo, tmp_path, capsys):
     assert main(["certify", str(photo), "-o", str(tmp_path / "out"), *QUICK, "--n-cert", "9"]) == 0
     captured = capsys.readouterr()
