@@ -27,7 +27,7 @@ from tqdm import trange
 from smoothsr import SmoothedSR, adapters
 from smoothsr.files.atomic import replacing
 from smoothsr.metrics import psnr
-from smoothsr.reports.certificate_report import save_figure
+from smoothsr.reports.figures import save_figure
 
 SIGMAS = {
     "builtin": 0.05,

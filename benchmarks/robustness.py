@@ -27,7 +27,7 @@ from smoothsr.evaluation.records import Record, Row, Setting
 from smoothsr.evaluation.statistics import Mean
 from smoothsr.evaluation.study import Study
 from smoothsr.files.atomic import replacing
-from smoothsr.reports import certificate_report
+from smoothsr.reports import figures
 from smoothsr.reports.curves import curves
 
 CROPS = {  # side in LR pixels
@@ -100,7 +100,7 @@ def main() -> None:
                 found[title] += with_the_worst(study.records(image) or [])
     if not args.measure:
         figure = args.out.with_suffix(".png")
-        certificate_report.save_figure(figure_of(found["Set5"]), figure, dpi=60)
+        figures.save_figure(figure_of(found["Set5"]), figure, dpi=60)
         with replacing(args.out) as part:
             part.write_text("\n".join(page(found, figure.name)) + "\n", encoding="utf-8")
         print(args.out.read_text(encoding="utf-8"))

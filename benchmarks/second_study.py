@@ -29,7 +29,7 @@ from smoothsr.evaluation.records import Image, Record, Row, Setting
 from smoothsr.evaluation.statistics import Mean
 from smoothsr.evaluation.study import Study
 from smoothsr.files.atomic import replacing
-from smoothsr.reports.certificate_report import save_figure
+from smoothsr.reports.figures import save_figure
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
 sys.path.insert(0, str(EXAMPLES))

@@ -38,7 +38,7 @@ from smoothsr.engine.passes import Passes, Watched
 from smoothsr.engine.tiles import grid
 from smoothsr.files import images
 from smoothsr.files.atomic import replacing
-from smoothsr.reports.certificate_report import save_figure
+from smoothsr.reports.figures import save_figure
 
 CHECKPOINTS = {
     "builtin": "",

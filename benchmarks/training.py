@@ -48,7 +48,7 @@ from smoothsr.evaluation.records import NONE, Denoising, Image, Record, Setting
 from smoothsr.evaluation.study import Study
 from smoothsr.files.atomic import replacing
 from smoothsr.files.digests import fingerprint
-from smoothsr.reports.certificate_report import save_figure
+from smoothsr.reports.figures import save_figure
 from smoothsr.training.fine_tuning import DivergedError
 from smoothsr.training.methods import METHODS
 

@@ -16,7 +16,7 @@ from smoothsr import SmoothedSR, adapters
 from smoothsr.attacks.views import serve
 from smoothsr.evaluation import conditions
 from smoothsr.files import images
-from smoothsr.reports import attack_report, certificate_report
+from smoothsr.reports import attack_report, figures
 from smoothsr.reports.attack_report import Outcome
 
 HERE = Path(__file__).parent
@@ -56,9 +56,7 @@ def main() -> None:
             sep="\n",
             flush=True,
         )
-    certificate_report.save_figure(
-        attack_report.panel(lr, attacked, outcomes, hr), args.out, dpi=72
-    )
+    figures.save_figure(attack_report.panel(lr, attacked, outcomes, hr), args.out, dpi=72)
 
 
 if __name__ == "__main__":

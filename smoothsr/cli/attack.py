@@ -31,7 +31,7 @@ from smoothsr.files import images
 from smoothsr.files.atomic import output_folder, staged
 from smoothsr.files.digests import digest, fingerprint
 from smoothsr.files.images import Picture
-from smoothsr.reports import attack_report, certificate_report
+from smoothsr.reports import attack_report, figures
 from smoothsr.reports.attack_report import Outcome
 
 if TYPE_CHECKING:
@@ -259,7 +259,7 @@ def _write(
                 images.write(
                     stage / f"{stem}_{word}{end}.png", images.with_pixels(picture, output, 8)
                 )
-        certificate_report.save_figure(figure, stage / f"{stem}_attack.png")
+        figures.save_figure(figure, stage / f"{stem}_attack.png")
         text = json.dumps(record, indent=2) + "\n"
         (stage / f"{stem}_attack.json").write_text(text, encoding="utf-8")
     name = options.folder / stem

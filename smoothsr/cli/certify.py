@@ -24,7 +24,7 @@ from smoothsr.files import images
 from smoothsr.files.atomic import output_folder, replacing
 from smoothsr.files.images import Picture
 from smoothsr.files.parts import NotLastError, Parts
-from smoothsr.reports import certificate_report, deviation_report, tables
+from smoothsr.reports import certificate_report, deviation_report, figures, tables
 from smoothsr.reports.certificate_report import Answers, Questions
 
 LOOKS = 5
@@ -279,11 +279,11 @@ def _products(
         return lambda path: images.write(path, Picture(bounds[side], None, 8, picture.icc))
 
     def write_radii(path: Path) -> None:
-        certificate_report.save_figure(certificate_report.radius_figure(answers), path)
+        figures.save_figure(certificate_report.radius_figure(answers), path)
 
     def write_panel(path: Path) -> None:
         figure = certificate_report.panel(picture.pixels, bare, answers)
-        certificate_report.save_figure(figure, path)
+        figures.save_figure(figure, path)
 
     return {
         ".json": write_record,

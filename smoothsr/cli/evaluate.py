@@ -26,7 +26,7 @@ from smoothsr.evaluation.certified_study import CertifiedStudy
 from smoothsr.evaluation.records import NONE, Denoising, Record, Setting, statistic
 from smoothsr.evaluation.study import Study
 from smoothsr.files.atomic import replacing
-from smoothsr.reports import certificate_report, tables
+from smoothsr.reports import figures, tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -178,7 +178,7 @@ def write(
         with replacing(f"{name}{suffix}") as part:
             part.write_text(content, encoding="utf-8", errors="backslashreplace")
     if figure:
-        certificate_report.save_figure(figure, Path(f"{name}.png"))
+        figures.save_figure(figure, Path(f"{name}.png"))
     print("", text, f"Wrote {name}{', '.join([*files, *(['.png'] if figure else [])])}", sep="\n")
 
 

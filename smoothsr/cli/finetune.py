@@ -28,7 +28,7 @@ from smoothsr.evaluation.steps import Degradation
 from smoothsr.evaluation.validation import Validation
 from smoothsr.files import images
 from smoothsr.files.atomic import output_folder, replacing
-from smoothsr.reports.certificate_report import save_figure
+from smoothsr.reports.figures import save_figure
 from smoothsr.reports.training_report import scores_text, training_figure
 from smoothsr.training import methods
 from smoothsr.training.fine_tuning import FineTuning, Schedule

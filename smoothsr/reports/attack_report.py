@@ -13,8 +13,10 @@ from torch import Tensor
 
 from smoothsr import metrics
 from smoothsr.metrics import to_8bit
+from smoothsr.reports import figures
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = ["Outcome", "panel", "rows", "table", "words"]
@@ -183,8 +185,7 @@ def _show_outcome(column: Sequence[Any], outcome: Outcome, row: Row) -> None:
 
 def _show_deviation(axis: Any, deviation: np.ndarray, row: Row, top: float) -> Any:
     """Show the change of an output (H,W) on a colour scale up to top; return the image."""
-    image = axis.imshow(deviation, cmap="magma", vmin=0, vmax=top, interpolation="nearest")
-    axis.set_axis_off()
+    image = figures.show_map(axis, deviation, "magma", top, largest=True)
     sizes = f"largest {row['largest_8bit']:.0f}, mean of all {row['mean_8bit']:.2f}"
     axis.set_title(f"change of the output (worst channel):\n{sizes}", fontsize=9)
     return image
@@ -206,17 +207,9 @@ def _deviation(outcome: Outcome) -> np.ndarray:
     return (to_8bit(outcome.attacked) - to_8bit(outcome.clean)).abs().amax(1)[0].cpu().numpy()
 
 
-def _show(axis: Any, image: Tensor, title: str) -> None:
-    array = image[0].detach().cpu().float().clamp(0, 1).permute(1, 2, 0).numpy()
-    axis.imshow(
-        array if array.shape[2] == 3 else array[..., 0],
-        cmap="gray",
-        vmin=0,
-        vmax=1,
-        interpolation="nearest",
-    )
+def _show(axis: "Axes", image: Tensor, title: str) -> None:
+    figures.show_picture(axis, image)
     axis.set_title(title, fontsize=9)
-    axis.set_axis_off()
 
 
 def _psnr(output: Tensor, reference: Tensor, **options: Any) -> float | None:

@@ -6,7 +6,6 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,8 +15,7 @@ from smoothsr import metrics
 from smoothsr.certificates.certificate import Certificate
 from smoothsr.certificates.options import Predictor
 from smoothsr.engine.noise import sigma_text
-from smoothsr.files.atomic import replacing
-from smoothsr.reports import deviation_report
+from smoothsr.reports import deviation_report, figures
 from smoothsr.reports.deviation_report import (
     Deviation,
     at_least,
@@ -36,7 +34,6 @@ __all__ = [
     "answer",
     "panel",
     "radius_figure",
-    "save_figure",
     "sections",
     "sentences",
 ]
@@ -416,28 +413,16 @@ def panel(lr: Tensor, bare: Tensor | None, answers: Answers) -> "Figure":
     return figure
 
 
-def save_figure(figure: "Figure", path: Path, dpi: int = 110) -> None:
-    """Write a PNG."""
-    with replacing(path) as part:
-        figure.savefig(part, format="png", dpi=dpi)
-
-
 def _draw_picture(axis: "Axes", image: Tensor, title: str) -> None:
-    array = image[0].detach().cpu().float().clamp(0, 1).permute(1, 2, 0).numpy()
-    shown = array if array.shape[2] == 3 else array[..., 0]
-    axis.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    figures.show_picture(axis, image)
     axis.set_title(title, fontsize=10)
-    axis.set_xticks([])  # but with a frame, or a white picture would seem to be missing
-    axis.set_yticks([])
 
 
 def _draw_width(figure: Any, axis: "Axes", width: Tensor) -> None:
     """Draw how far apart the bounds of a pixel's widest channel are."""
     steps = (width[0].amax(0) * 255).numpy()
-    image = axis.imshow(steps, cmap="magma", vmin=0, vmax=max(1.0, steps.max()))
+    image = figures.show_map(axis, steps, "magma", max(1.0, steps.max()), largest=True)
     axis.set_title(f"width of the bounds, mean {255 * width.mean():.1f}/255", fontsize=10)
-    axis.set_xticks([])
-    axis.set_yticks([])
     bar = figure.colorbar(image, ax=axis, shrink=0.85, location="bottom")
     bar.set_label("upper - lower, widest channel, 8-bit steps", fontsize=9)
 
@@ -449,12 +434,10 @@ def _draw_radii(figure: Any, axis: "Axes", answers: Answers) -> None:
     none = 1 - float(np.isfinite(radii).mean())
     top = float(np.nanmax(radii, initial=0.0)) or certificate.sigma
     axis.set_facecolor("0.75")  # where not even radius 0 is certified
-    image = axis.imshow(radii, cmap="viridis", vmin=0, vmax=top, interpolation="nearest")
+    image = figures.show_map(axis, radii, "viridis", top, largest=False)
     axis.set_title(
         f"radius for {tolerance * 255:g}/255 ({predictor}); gray: none, {none:.0%}", fontsize=10
     )
-    axis.set_xticks([])
-    axis.set_yticks([])
     bar = figure.colorbar(image, ax=axis, shrink=0.85, location="bottom")
     where = "on the pixel's patch" if certificate.tile else "on the image"
     bar.set_label(f"attack's l2 norm {where}, values in [0, 1]", fontsize=9)

@@ -16,10 +16,10 @@ from smoothsr.engine import noise
 from smoothsr.evaluation import conditions
 from smoothsr.files import images
 from smoothsr.files.images import Picture
-from smoothsr.reports import certificate_report
+from smoothsr.reports import figures
 
 ROOT = Path(__file__).parents[2]
-SAVE = certificate_report.save_figure
+SAVE = figures.save_figure
 QUICK = ["-n", "3", "--sigma", "0.05"]
 FILES = {f"photo_{end}" for end in ("attacked.png", "attack.png", "attack.json")}
 FILES |= {f"photo_{word}{end}.png" for word in ("bare", "smoothed") for end in ("", "_attacked")}
@@ -31,7 +31,7 @@ def no_drawing(monkeypatch):
     example.
     """
     monkeypatch.setattr(
-        "smoothsr.reports.certificate_report.save_figure",
+        "smoothsr.reports.figures.save_figure",
         lambda figure, path: path.write_text(str(len(figure.axes))),
     )
 
@@ -334,7 +334,7 @@ def test_a_full_disk_leaves_no_half_of_a_set(place, photo, tmp_path, capsys, mon
         return write
 
     monkeypatch.setattr(images, "write", full(images.write))
-    monkeypatch.setattr(certificate_report, "save_figure", full(certificate_report.save_figure))
+    monkeypatch.setattr(figures, "save_figure", full(figures.save_figure))
     assert "No space left" in error_of(capsys, *words, "--seed", "1")
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
@@ -384,7 +384,7 @@ def test_memory_is_refused_before_it_is_taken(photo, tmp_path, capsys, monkeypat
 
 
 def test_the_example_draws_its_picture(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("smoothsr.reports.certificate_report.save_figure", SAVE)
+    monkeypatch.setattr("smoothsr.reports.figures.save_figure", SAVE)
     out = tmp_path / "panel.png"
     arguments = [
         "--crop",

@@ -23,9 +23,7 @@ BUILTIN = ["--denoiser", "builtin"]
 
 @pytest.fixture(autouse=True)
 def no_drawing(monkeypatch):
-    monkeypatch.setattr(
-        "smoothsr.reports.certificate_report.save_figure", lambda figure, path: path.touch()
-    )
+    monkeypatch.setattr("smoothsr.reports.figures.save_figure", lambda figure, path: path.touch())
 
 
 @pytest.fixture

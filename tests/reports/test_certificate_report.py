@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from smoothsr import SmoothedSR, metrics
-from smoothsr.reports import certificate_report
+from smoothsr.reports import certificate_report, figures
 from smoothsr.reports.certificate_report import Questions, answer
 from smoothsr.reports.deviation_report import at_least
 
@@ -165,5 +165,5 @@ def test_no_cell_of_the_panel_is_empty_and_one_is_the_width(with_bare, with_refe
     width = next(axis for axis in cells if axis.get_title().startswith("width of the bounds"))
     steps = (upper - lower)[0].amax(0).numpy() * 255
     assert width.images[0].get_array().data == pytest.approx(steps, abs=1e-4)
-    certificate_report.save_figure(panel, tmp_path / "panel.png")
+    figures.save_figure(panel, tmp_path / "panel.png")
     assert [path.name for path in tmp_path.iterdir()] == ["panel.png"]
