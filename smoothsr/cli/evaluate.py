@@ -49,8 +49,10 @@ class Results(NamedTuple):
 def run(args: argparse.Namespace) -> int:
     """Measure, and write the table as markdown, CSV and JSON."""
     args.n, args.antithetic = settled_draws(args.n, args.agg, args.antithetic)
+    if args.halo_noise != 1 and args.tile in (0, "auto"):
+        raise UserError("--halo-noise is of the noise beyond a tile: add --tile 8, or another side")
     settings = [
-        Setting.of(sigma, args.n, args.tile, args.halo, denoiser=denoiser)
+        Setting.of(sigma, args.n, args.tile, args.halo, args.halo_noise, denoiser)
         for denoiser in denoisers_of(args)
         for sigma in args.sigma
     ]

@@ -246,7 +246,11 @@ def _sweep(commands: Commands) -> None:
     )
     shared.evaluation(command, conditions="none,noise:0.03,pgd:4/255", several=True)
     _certification(command)
-    command.set_defaults(command="sweep")
+    scored = ("attack", "metrics", "lpips_weights", "seed")  # None unless given: not certified
+    command.set_defaults(
+        command="sweep", scored={name: command.get_default(name) for name in scored}
+    )
+    command.set_defaults(**dict.fromkeys(scored))
 
 
 def _certification(command: argparse.ArgumentParser) -> None:

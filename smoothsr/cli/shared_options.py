@@ -208,6 +208,12 @@ def tiles(command: argparse.ArgumentParser, several: bool) -> None:
         command.add_argument(
             "--halo", type=int, default=4, help="input pixels read beyond a tile (default 4)"
         )
+        command.add_argument(
+            "--halo-noise",
+            type=number,
+            default=1.0,
+            help="with --tile: how many times sigma the noise beyond a tile is (default 1)",
+        )
 
 
 def network(command: argparse.ArgumentParser) -> None:

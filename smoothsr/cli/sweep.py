@@ -33,7 +33,7 @@ PAIRED_DRAWS = [2, 4, 6, 10, 20, 50, 100]
 
 def run(args: argparse.Namespace) -> int:
     """Measure every candidate; write table and curves, and say which is best."""
-    _settle_certification(args)
+    _settle(args)
     options = StudyOptions.of(args, _candidates(args))
     if args.over == "certified":
         return certify(options, Certification.of(args))
@@ -44,17 +44,22 @@ def run(args: argparse.Namespace) -> int:
     return 2 if results.failed else 0
 
 
-def _settle_certification(args: argparse.Namespace) -> None:
-    """Fill in what is usual of certificates.
+def _settle(args: argparse.Namespace) -> None:
+    """Fill in what is usual of certificates and of scores.
 
     Raises:
-        UserError: If something is given where there are none.
+        UserError: If something is given that has no part in what is varied.
     """
-    for name, usual in CERTIFICATION.items():
+    certified = args.over == "certified"
+    scored: dict[str, object] = vars(args).pop("scored")
+    for name, usual in (CERTIFICATION | scored).items():
         if getattr(args, name) is None:
             setattr(args, name, usual)
-        elif args.over != "certified":
-            raise UserError(f"--{name.replace('_', '-')} is for --over certified: add that")
+        elif certified == (name in scored):
+            advice = "leave it out" if certified else "add --over certified"
+            raise UserError(
+                f"--{name.replace('_', '-')} has no part in --over {args.over}: {advice}"
+            )
 
 
 def _candidates(args: argparse.Namespace) -> list[Setting]:

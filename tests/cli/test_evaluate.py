@@ -34,12 +34,14 @@ def test_scores_are_those_of_the_outputs(hr, tmp_path):
         write(tmp_path / "lr", ax4=photo(8, 9, 10), b_LR=photo(9, 9, 10), c=photo(7, 9, 10)),
     )
     command += ["--seed", "5", "--sigma", "0,0.05", "--tile", "8", "--halo", "1"]
+    command += ["--halo-noise", "2"]
     assert main([*command, "--attack", "none,noise:0.1", "--metrics", "psnr_y,ssim_y,ssim"]) == 0
     network, found = adapters.load("builtin").model, scores(out)
     assert len(found) == 3 * 2 * 2
     for name, seed in (("a", 8), ("b", 9), ("c", 7)):
         chosen = seed_of(5, name)
-        smoothed = SmoothedSR(network, 0.05, 3, tile=8, halo=1, seed=seed_of(chosen, "serving"))
+        served = seed_of(chosen, "serving")
+        smoothed = SmoothedSR(network, 0.05, 3, tile=8, halo=1, halo_noise=2, seed=served)
         for condition in ("none", "noise:0.1"):
             lr = (
                 photo(seed, 9, 10)

@@ -86,7 +86,24 @@ def test_models_are_listed_as_they_are_typed(capsys):
     assert "arch=" not in printed
 
 
-def test_numbers_of_certificates_need_a_sweep_over_them(photo, refused):
-    assert "--n-cert is for --over certified: add that" in refused(
-        "sweep", "--hr", photo, "--n-cert", "100"
-    )
+@pytest.mark.parametrize(
+    ("over", "option", "advice"),
+    [
+        ("sigma", ["--n-cert", "100"], "add --over certified"),
+        ("n", ["--predictor", "ideal"], "add --over certified"),
+        ("certified", ["-a", "none,noise:0.03,pgd:4/255"], "leave it out"),
+        ("certified", ["--metrics", "psnr"], "leave it out"),
+        ("certified", ["--lpips-weights", "lpips.pth"], "leave it out"),
+        ("certified", ["--seed", "0"], "leave it out"),
+    ],
+)
+def test_options_without_a_part_in_a_sweep_are_refused(over, option, advice, photo, refused):
+    name = {"-a": "--attack"}.get(option[0], option[0])
+    told = f"{name} has no part in --over {over}: {advice}"
+    assert told in refused("sweep", "--hr", photo, "--over", over, *option)
+
+
+@pytest.mark.parametrize("tile", [[], ["--tile", "0"]])
+def test_noise_beyond_a_tile_needs_tiles(tile, photo, refused):
+    told = refused("evaluate", "--hr", photo, "--halo-noise", "2", *tile)
+    assert "--halo-noise is of the noise beyond a tile: add --tile 8" in told
