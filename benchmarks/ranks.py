@@ -22,6 +22,7 @@ import statistics
 import tempfile
 import time
 from multiprocessing.connection import Connection
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import torch
@@ -101,12 +102,15 @@ class Processes:
         self.folder, self.count = folder, 0
         write_pictures(folder / "in", args.size)
         context = multiprocessing.get_context("spawn")
+        self.together = context.Barrier(2)  # kept, since its system's semaphores end with it
         self.ends: list[Connection] = []
         self.processes = []
         for index in range(2):
             ours, theirs = context.Pipe()
             self.ends.append(ours)
-            process = context.Process(target=work, args=(theirs, args, folder, index), daemon=True)
+            process = context.Process(
+                target=work, args=(theirs, args, folder, index, self.together), daemon=True
+            )
             process.start()
             self.processes.append(process)
 
@@ -143,7 +147,13 @@ def write_pictures(folder: Path, side: int) -> None:
         images.write(folder / f"{index}.png", Picture(pixels))
 
 
-def work(connection: Connection, args: argparse.Namespace, folder: Path, index: int) -> None:
+def work(
+    connection: Connection,
+    args: argparse.Namespace,
+    folder: Path,
+    index: int,
+    together: Barrier,
+) -> None:
     """Do what comes, until nothing comes."""
     torch.set_num_threads(1)
     os.environ["LOCAL_RANK"] = str(index)
@@ -170,7 +180,8 @@ def work(connection: Connection, args: argparse.Namespace, folder: Path, index: 
     connection.send("ready")
     while task := connection.recv():
         mode, place, rank, ranks = task
-        parts, start = Parts(place, rank, ranks), time.process_time()
+        wait = together.wait if ranks > 1 else None
+        parts, start = Parts(place, rank, ranks, wait), time.process_time()
         upscale(parts) if mode == "images" else certify(mode, parts)
         connection.send(time.process_time() - start)
 

@@ -219,7 +219,7 @@ class SmoothedSR(Transparent):
                 served_parts(sampler, self.n, rank, parts, each._key(sampler.lr))
                 for each, sampler in zip(smoothers, samplers, strict=True)
             ]
-            share_draws(kept, progress)
+            parts.require_last(share_draws(kept, progress))
             samplers = [*kept]
         images = [draws.smooth(sampler, self.n, rank, progress) for sampler in samplers]
         # One image is not copied once more: it may be the largest thing in memory.

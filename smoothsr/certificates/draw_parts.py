@@ -2,12 +2,14 @@
 image, that is, where it is not cut into tiles.
 
 The blocks are joined as if one process had made them: whatever is made of draws, order statistics
-and moments, is the same.
+and moments, is the same. A block is kept in bands of rows, so that who needs all draws of some rows
+reads no others.
 """
 
 from collections.abc import Iterator, Sequence
 from itertools import product
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -28,11 +30,14 @@ class DrawParts(Sampler):
         parts: The files.
         key: Tells all that the draws depend on but tile and block.
         step: Blocks have a multiple of so many draws, but for the last one of a tile.
+        bands: Into how many a tile's rows are cut.
     """
 
-    def __init__(self, sampler: Sampler, n: int, parts: Parts, key: str, step: int = 1) -> None:
+    def __init__(
+        self, sampler: Sampler, n: int, parts: Parts, key: str, step: int = 1, bands: int = 1
+    ) -> None:
         vars(self).update(vars(sampler))
-        self.sampler, self.n, self.parts, self.key = sampler, n, parts, key
+        self.sampler, self.n, self.parts, self.key, self.bands = sampler, n, parts, key, bands
         blocks = max(1, BLOCKS // len(sampler.tiles)) * step
         self.size = step * -(-n // blocks)
 
@@ -56,9 +61,10 @@ class DrawParts(Sampler):
         index, first = map(int, name.split("_")[-2:])
         block = self.sampler.only([self.places[index]]).after(first)
         count = min(self.size, self.n - first)
-        draws = torch.cat([outputs for _, outputs in block.draws(count)])
-        self.parts.add(name, {"draws": draws.cpu().numpy()})
-        return len(draws)
+        draws = torch.cat([outputs for _, outputs in block.draws(count)]).cpu().numpy()
+        bands = np.array_split(draws, self.bands, axis=-2)
+        self.parts.add(name, {_band(place): band for place, band in enumerate(bands)})
+        return count
 
     def draws(self, n: int) -> Iterator[tuple[int, Tensor]]:
         """Yield what is kept as `Sampler.draws` does.
@@ -71,7 +77,14 @@ class DrawParts(Sampler):
             raise ValueError(f"{self.n} draws are kept, asked for {n}")
         for index, first in product(range(len(self.tiles)), range(0, n, self.size)):
             found = self.parts.read(self._name(index, first))
-            yield index, torch.from_numpy(found["draws"]).to(self.lr.device)
+            draws = np.concatenate([found[_band(place)] for place in range(self.bands)], -2)
+            yield index, torch.from_numpy(draws).to(self.lr.device)
+
+    def of_band(self, index: int, band: int) -> Tensor:
+        """Return all draws (n,C,h,W) of a band of a tile."""
+        names = [self._name(index, first) for first in range(0, self.n, self.size)]
+        found = [self.parts.read(name, [_band(band)])[_band(band)] for name in names]
+        return torch.from_numpy(np.concatenate(found)).to(self.lr.device)
 
     def _name(self, index: int, first: int) -> str:
         return f"{self.key}_draws_{index}_{first}"
@@ -84,12 +97,8 @@ def served_parts(sampler: Sampler, n: int, rank: int | None, parts: Parts, key: 
     return DrawParts(sampler, n, parts, f"{key}_served", step=2 if rank is None else 1)
 
 
-def share_draws(samplers: Sequence[DrawParts], progress: Progress | None = None) -> None:
-    """Make this process's share of the draws.
-
-    Raises:
-        NotLastError: If another process makes something of them.
-    """
+def share_draws(samplers: Sequence[DrawParts], progress: Progress | None = None) -> list[str]:
+    """Make this process's share of the draws; return the names of all."""
     parts = samplers[0].parts
     makers = {name: sampler for sampler in samplers for name in sampler.names}
     total = sum(sampler.n * len(sampler.tiles) for sampler in samplers) // parts.ranks
@@ -98,4 +107,8 @@ def share_draws(samplers: Sequence[DrawParts], progress: Progress | None = None)
         done += makers[name].make(name)
         if progress:
             progress(done, max(done, total))
-    parts.require_last([*makers])
+    return [*makers]
+
+
+def _band(place: int) -> str:
+    return f"band_{place}"

@@ -5,16 +5,18 @@ are asked for.
 """
 
 import math
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from smoothsr.certificates import quantile_bounds
 from smoothsr.certificates.options import Kind, Scope
 from smoothsr.certificates.spectrum import spectrum
 from smoothsr.engine.draws import Observer, output_slices
-from smoothsr.engine.moments import Moments
+from smoothsr.engine.moments import BandMoments, Moments, moments_of_band, moments_of_tile
 from smoothsr.engine.quantiles import Quantiles
 from smoothsr.engine.tiles import Tile
 
@@ -107,6 +109,32 @@ class Evidence:
         if self._moments:
             shown["moments"], shown["mean"] = self._moments.take()
         return shown
+
+    def of_band(self, draws: Tensor) -> Shown:
+        """Return what all draws (n,C,h,W) show of some rows of a tile's output."""
+        shown: Shown = {}
+        if self._quantiles:
+            shown["ranks"] = self._quantiles.of(draws)
+        if self._moments:
+            shown |= moments_of_band(draws, self._moments.pilots)._asdict()
+            later = draws[self._moments.pilots :]
+            shown["mean"] = later.mean(0, dtype=torch.float64).float().cpu().numpy()
+        return shown
+
+    def of_bands(self, tile: Tile, bands: Iterable[Shown]) -> Shown:
+        """Return what `of_band` returned of all rows of a tile, as `take` does."""
+        shown: Shown = {"served": self.served[self._slices(tile)]}
+        rows: dict[str, list[np.ndarray]] = {"ranks": [], "mean": []}
+        whole: BandMoments | None = None
+        for band in bands:
+            for name in rows.keys() & band.keys():
+                rows[name].append(band[name])
+            if self._moments:
+                moments = BandMoments(*(band[name] for name in BandMoments._fields))
+                whole = moments if whole is None else whole.and_of(moments)
+        if whole:
+            shown["moments"] = moments_of_tile(whole)
+        return shown | {name: np.concatenate(found, -2) for name, found in rows.items() if found}
 
     def put(self, tile: Tile, shown: Shown) -> None:
         """Keep what `take` returned of the next tile."""

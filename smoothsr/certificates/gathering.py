@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from smoothsr.certificates.band_parts import BandParts, bands_of
 from smoothsr.certificates.draw_parts import DrawParts, served_parts, share_draws
 from smoothsr.certificates.evidence import Evidence
 from smoothsr.certificates.tile_parts import TileParts
@@ -52,9 +53,7 @@ def gather(
     observer = observer or evidence
     if not sampler.tiles:
         return
-    if wanted.serving:
-        served = draws.smooth(wanted.serving, wanted.n_serve, wanted.rank).to(sampler.lr.dtype)
-        evidence.served[...] = to_8bit(served).byte().cpu().numpy()
+    _serve(wanted)
     if evidence.wanted:
         draws.observe(sampler, evidence.request.n, [observer], progress)
         return
@@ -115,20 +114,50 @@ def require_same_network(parts: Parts, key: str, probe: Tensor, precision: torch
         )
 
 
+def _serve(wanted: Wanted) -> None:
+    """Serve the sampler's tiles, unless the evidence has their output."""
+    if wanted.serving:
+        served = draws.smooth(wanted.serving, wanted.n_serve, wanted.rank).to(
+            wanted.sampler.lr.dtype
+        )
+        wanted.evidence.served[...] = to_8bit(served).byte().cpu().numpy()
+
+
 def _gather_by_parts(wanted: Wanted, parts: Parts, key: str, progress: Progress | None) -> None:
-    sampler, serving, n = wanted.sampler, wanted.serving, wanted.evidence.request.n
-    shared = DrawParts(sampler, n, parts, key)
+    sampler, n = wanted.sampler, wanted.evidence.request.n
+    bands = bands_of(n, wanted.evidence.served.size // len(sampler.tiles))
+    shared = DrawParts(sampler, n, parts, key, bands=bands)
     if parts.ranks > len(sampler.tiles) or shared.begun:
-        kept = [shared] if wanted.evidence.wanted else []
-        if serving:
-            serving = served_parts(serving, wanted.n_serve, wanted.rank, parts, key)
-            kept.insert(0, serving)
-        share_draws(kept, progress)
-        gather(wanted._replace(sampler=shared, serving=serving))
+        _gather_by_draws(wanted, shared, progress)
         return
     tiles = TileParts(wanted.evidence, parts, key, sampler.tiles)
     share = tiles.share
-    serving = serving and serving.only(share)
+    serving = wanted.serving and wanted.serving.only(share)
     mine = wanted._replace(sampler=sampler.only(share), serving=serving)
     gather(mine, tiles, progress)
     tiles.join()
+
+
+def _gather_by_draws(wanted: Wanted, shared: DrawParts, progress: Progress | None) -> None:
+    """Share the draws, then what is made of them, if processes wait for each other; else the last
+    one makes it alone.
+    """
+    evidence, serving, parts = wanted.evidence, wanted.serving, shared.parts
+    kept = [shared] if evidence.wanted else []
+    if serving:
+        serving = served_parts(serving, wanted.n_serve, wanted.rank, parts, shared.key)
+        kept.insert(0, serving)
+    wanted = wanted._replace(sampler=shared, serving=serving)
+    names = share_draws(kept, progress)
+    if shared.bands == 1 or not evidence.wanted:
+        parts.require_last(names)
+        gather(wanted)
+        return
+    if parts.together:
+        parts.together()
+    else:
+        parts.require_last(names)
+    bands = BandParts(evidence, shared)
+    bands.share(alone=not parts.together)
+    bands.join()
+    _serve(wanted)

@@ -15,7 +15,7 @@ from smoothsr.cli import memory_budget
 from smoothsr.cli.devices import autocast
 from smoothsr.cli.errors import FAILURES, UserError, message
 from smoothsr.cli.loading import NetworkOptions, Networks, load
-from smoothsr.cli.processes import meet, place
+from smoothsr.cli.processes import meet, parts_of
 from smoothsr.cli.progress import draws_bar, print_profile
 from smoothsr.cli.reference import read_reference
 from smoothsr.cli.smoother import SmootherOptions, print_padding_advice, settled, smoother
@@ -82,7 +82,7 @@ class Options:
         """Where tiles are kept until all are there, and this process's place among those that
         share them.
         """
-        return Parts(Path(f"{self.stem}_parts"), *place())
+        return parts_of(Path(f"{self.stem}_parts"))
 
     @property
     def stem(self) -> str:

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 from torch.distributed.rendezvous import rendezvous
@@ -16,8 +17,9 @@ from smoothsr.cli.errors import FAILURES, UserError, message
 from smoothsr.cli.study_options import StudyOptions
 from smoothsr.evaluation.records import Record
 from smoothsr.files import images
+from smoothsr.files.parts import Parts
 
-__all__ = ["Collect", "Measure", "OnCell", "meet", "place", "share_out"]
+__all__ = ["Collect", "Measure", "OnCell", "meet", "parts_of", "place", "share_out"]
 
 OnCell = Callable[[], object]
 """Called after each output that is scored."""
@@ -129,15 +131,28 @@ def place() -> tuple[int, int]:
     return int(words[0]), int(words[1])
 
 
-def meet() -> None:
-    """Wait until all processes of torchrun have begun. One that is started again might otherwise
-    find its work done, joined and tidied up by the others, and do it once more.
+def meet(point: str = "begun") -> None:
+    """Wait until all processes of torchrun, which starts those that die again, are at a point.
+
+    At the beginning, since one that is started again might otherwise find its work done, joined and
+    tidied up by the others, and do it once more.
     """
-    if {"TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR"} <= os.environ.keys():
+    if _by_torchrun():
         store, rank, ranks = next(iter(rendezvous("env://")))
-        begun = f"begun {os.environ['TORCHELASTIC_RESTART_COUNT']}"  # one store serves all starts
-        store.set(f"{begun} {rank}", "")
-        store.wait([f"{begun} {other}" for other in range(ranks)], timedelta(hours=1))
+        here = f"{point} {os.environ['TORCHELASTIC_RESTART_COUNT']}"  # one store serves all starts
+        store.set(f"{here} {rank}", "")
+        store.wait([f"{here} {other}" for other in range(ranks)], timedelta(days=1))
+
+
+def parts_of(folder: Path) -> Parts:
+    """Return part files that this process shares with the others. Where torchrun sees to it that
+    all are there, they wait for each other to share more.
+    """
+    return Parts(folder, *place(), together=partial(meet, "drawn") if _by_torchrun() else None)
+
+
+def _by_torchrun() -> bool:
+    return {"TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR"} <= os.environ.keys()
 
 
 def _key(options: StudyOptions, path: Path) -> str:

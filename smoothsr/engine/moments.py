@@ -21,7 +21,17 @@ from torch import Tensor
 from smoothsr.engine.draws import output_slices
 from smoothsr.engine.tiles import Tile
 
-__all__ = ["Centre", "MomentSum", "Moments", "TileMoments", "largest_eigenvalue", "pilot"]
+__all__ = [
+    "BandMoments",
+    "Centre",
+    "MomentSum",
+    "Moments",
+    "TileMoments",
+    "largest_eigenvalue",
+    "moments_of_band",
+    "moments_of_tile",
+    "pilot",
+]
 
 MARGIN = 1.25  # a tile's radius, in largest distances of its pilot draws
 FLOOR = 1e-3  # least radius, as a root mean square over values: a quarter of an 8-bit step
@@ -89,11 +99,7 @@ def pilot(draws: Tensor) -> Centre:
     """
     centre = draws.mean(0, dtype=_exact(draws))
     distances = _lengths(draws - centre.to(draws.dtype))
-    floor = FLOOR * math.sqrt(draws.shape[1])
-    reach = float(torch.linalg.vector_norm(torch.maximum(centre, 1 - centre)))
-    radius = min(max(MARGIN * float(distances.max()), floor), reach)
-    fourth = float((distances.clamp_min(floor) ** 4).mean())
-    return Centre(centre, radius, reach, fourth**-0.5)
+    return Centre(centre, *_sizes(distances, _reach(centre), draws.shape[1]))
 
 
 class MomentSum:
@@ -138,12 +144,11 @@ class MomentSum:
         if self._rows is None or self._count != self.n:
             raise ValueError(f"there must be {self.n} draws, got {self._count}")
         matrix = _gram(self._rows[: self._held]) if self._by_draw else self._reduce(self._rows)
-        # A sum of k products is off by k units of rounding at most, of the factors' lengths.
-        terms = min(self._rows.shape[1] if self._by_draw else self.n, CHUNK)
-        rounding = (terms + 8) * torch.finfo(self._rows.dtype).eps / 2 * self._trace
-        gap = self.centre.reach - self.centre.radius
-        clipped = self._clipped / gap if gap > 0 else 0.0
-        return (largest_eigenvalue(matrix) + rounding) / self.n, clipped, self._fourth
+        terms = self._rows.shape[1] if self._by_draw else self.n
+        rounding = _rounding(terms, self._rows.dtype) * self._trace
+        top = (largest_eigenvalue(matrix) + rounding) / self.n
+        clipped = _share(self._clipped, self.centre.radius, self.centre.reach)
+        return top, clipped, self._fourth
 
     def _shorten(self, rows: Tensor) -> None:
         """Turn draws about the centre into Z, in place, and take note of their lengths."""
@@ -162,6 +167,63 @@ class MomentSum:
         self._second = product if self._second is None else self._second.add_(product)
         self._held = 0
         return self._second
+
+
+class BandMoments(NamedTuple):
+    """What p pilot draws and n more show of a band of a tile's values; nothing is shortened, since
+    that takes the whole lengths. Arrays are float64.
+
+    Attributes:
+        values: (), how many there are.
+        reach: (), the farthest that an output can be from the mean of the pilot draws, squared.
+        distances: (p,), of the pilot draws to that mean, squared.
+        lengths: (n,), of the other draws about that mean, squared.
+        products: (n,n), inner products of these.
+        rounding: (), what the products are off by at most, in products of lengths.
+    """
+
+    values: np.ndarray
+    reach: np.ndarray
+    distances: np.ndarray
+    lengths: np.ndarray
+    products: np.ndarray
+    rounding: np.ndarray
+
+    def and_of(self, other: "BandMoments") -> "BandMoments":
+        """Return the moments of two bands together."""
+        sums = BandMoments(*(one + two for one, two in zip(self, other, strict=True)))
+        return sums._replace(rounding=np.maximum(self.rounding, other.rounding))
+
+
+def moments_of_band(draws: Tensor, pilots: int) -> BandMoments:
+    """Compute what all draws (p + n,...) show of a band of a tile's values, p of them pilots."""
+    exact = _exact(draws)
+    flat = draws.flatten(1).to(draws.dtype if draws.device.type == "cpu" else exact)
+    centre = flat[:pilots].mean(0, dtype=exact)
+    rows = flat - centre.to(flat.dtype)
+    squares = (_lengths(rows) ** 2).double().cpu().numpy()
+    return BandMoments(
+        np.array(rows.shape[1]),
+        np.array(_reach(centre) ** 2),
+        squares[:pilots],
+        squares[pilots:],
+        _gram(rows[pilots:]).double().cpu().numpy(),
+        np.array(_rounding(rows.shape[1], rows.dtype)),
+    )
+
+
+def moments_of_tile(whole: BandMoments) -> np.ndarray:
+    """Return the row of `TileMoments` (6,) that all bands of a tile make together."""
+    distances = torch.from_numpy(whole.distances).sqrt()
+    sizes = _sizes(distances, math.sqrt(whole.reach), float(whole.values))
+    radius, reach, _ = sizes
+    lengths = torch.from_numpy(whole.lengths).sqrt()
+    kept = lengths.clamp_max(radius)
+    shares = torch.where(lengths > kept, kept / lengths, 1)
+    matrix = torch.from_numpy(whole.products) * shares * shares[:, None]
+    top = largest_eigenvalue(matrix) + float(whole.rounding) * float((kept**2).sum())
+    clipped = _share(float((lengths - kept).sum()), radius, reach)
+    return np.array([*sizes, top / len(kept), clipped, float((kept**4).sum())])
 
 
 def largest_eigenvalue(matrix: Tensor) -> float:
@@ -332,6 +394,33 @@ def _products_are_exact() -> bool:
     """
     factor = torch.full((64, 64), 1 + 2**-12)
     return bool(((factor @ factor).double() - 64 * (1 + 2**-12) ** 2).abs().max() < 1e-3)
+
+
+def _sizes(distances: Tensor, reach: float, values: float) -> tuple[float, float, float]:
+    """Return radius, reach and weight of a `Centre` of so many values, from the distances of the
+    pilot draws.
+    """
+    floor = FLOOR * math.sqrt(values)
+    radius = min(max(MARGIN * float(distances.max()), floor), reach)
+    fourth = float((distances.clamp_min(floor) ** 4).mean())
+    return radius, reach, fourth**-0.5
+
+
+def _reach(centre: Tensor) -> float:
+    """The farthest that values in [0, 1] can be from a centre."""
+    return float(torch.linalg.vector_norm(torch.maximum(centre, 1 - centre)))
+
+
+def _share(beyond: float, radius: float, reach: float) -> float:
+    """How far draws lie beyond the radius, as a share of the farthest that one can."""
+    return beyond / (reach - radius) if reach > radius else 0.0
+
+
+def _rounding(terms: int, dtype: torch.dtype) -> float:
+    """What a sum of products is off by at most: so many units of rounding as it has terms, of the
+    factors' lengths.
+    """
+    return (min(terms, CHUNK) + 8) * torch.finfo(dtype).eps / 2
 
 
 def _lengths(rows: Tensor) -> Tensor:

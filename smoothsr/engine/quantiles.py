@@ -55,6 +55,13 @@ class Quantiles:
         self._tile = None
         return found
 
+    def of(self, draws: Tensor) -> np.ndarray:
+        """Compute the ranks of values of which all draws (n,...) are at hand: uint8
+        (len(ranks),...).
+        """
+        steps = to_8bit(draws.to(self.lr.dtype)).byte()
+        return order_statistics(steps, self.ranks).cpu().numpy()
+
     def put(self, tile: Tile, found: np.ndarray) -> None:
         """Put what `take` returned of a tile in its place."""
         scale = found.shape[-1] // (tile.columns.stop - tile.columns.start)

@@ -2,13 +2,12 @@
 was, and processes on one or many machines share it.
 
 A part's file appears whole, and of several the first one stays: what random draws have shown is
-never chosen among several. No process waits for another: each makes its share, and the last one to
-end joins the parts.
+never chosen among several. Each process makes its share, and the last one to end joins the parts.
 """
 
 import secrets
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,11 +36,14 @@ class Parts:
         folder: Of the files; made with the first.
         rank: Of this process, from 0.
         ranks: How many processes there are.
+        together: Waits until all of them have called it, so that they share what needs all parts
+            of a kind; None: no process waits, and the last one to end does that alone.
     """
 
     folder: Path
     rank: int = 0
     ranks: int = 1
+    together: Callable[[], object] | None = None
 
     def share(self, names: Sequence[str]) -> list[str]:
         """Return the names of this process's share of the parts that are not there."""
@@ -61,8 +63,8 @@ class Parts:
         """
         self._keep(name, arrays)
 
-    def read(self, name: str) -> dict[str, np.ndarray]:
-        """Read a part.
+    def read(self, name: str, only: Collection[str] | None = None) -> dict[str, np.ndarray]:
+        """Read a part's arrays, all or some.
 
         Raises:
             OSError: If it is not there.
@@ -72,7 +74,7 @@ class Parts:
         with path.open("rb") as file:
             try:
                 with np.load(file, allow_pickle=False) as stored:
-                    return dict(stored)
+                    return {array: stored[array] for array in only or stored}
             # numpy, zipfile and zlib raise many kinds for a file that is something else.
             except Exception as error:
                 raise ValueError(f"{path} is damaged: delete it, and start again") from error

@@ -1,5 +1,8 @@
 """Draws that processes share give the certificate, and the output, of one process."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +10,8 @@ from oracles import LinearSR
 from shared_certificates import LR, certified, same, smoother
 
 from smoothsr import SmoothedSR
+from smoothsr.certificates import gathering
+from smoothsr.certificates.band_parts import bands_of
 from smoothsr.certificates.draw_parts import DrawParts
 from smoothsr.engine.batching import Batching
 from smoothsr.engine.draws import Sampler
@@ -46,6 +51,78 @@ def test_many_draws_are_shared(tmp_path):
     same(shared(tmp_path / "p", make), make(None))
 
 
+@pytest.fixture
+def bands(monkeypatch):
+    """Into so many each tile is cut, however small it is."""
+    monkeypatch.setattr(gathering, "bands_of", lambda n, values: 3)
+    return 3
+
+
+@pytest.mark.parametrize("kind", ["levels", "spectral", "both"])
+@pytest.mark.parametrize(("agg", "tile", "ranks"), [("median", None, 2), ("mean", 5, 5)])
+def test_the_last_process_makes_what_the_draws_show_band_by_band(
+    tmp_path, kind, agg, tile, ranks, bands
+):
+    smoothed = smoother(agg=agg, seed=5, tile=tile)
+    order = [*range(1, ranks), 0]
+    made = shared(tmp_path / "p", lambda parts: certified(smoothed, parts, kind=kind), ranks, order)
+    assert len([*(tmp_path / "p").glob("*_band_?_?.npz")]) == bands * len(made.tiles)
+    same(made, certified(smoothed, None, kind=kind), spectrum=1e-3)
+
+
+@pytest.mark.parametrize("scale", [1, 3])
+def test_processes_that_wait_for_each_other_share_the_bands(tmp_path, bands, scale):
+    """In threads, since a test of processes would start Python twice."""
+    smoothed, added, both = smoother(tile=None, seed=5), {0: [], 1: []}, Barrier(2)
+
+    class Told(Parts):
+        def add(self, name, arrays):
+            added[self.rank].append(name)
+            super().add(name, arrays)
+
+    def made(rank):
+        try:
+            return certified(smoothed, Told(tmp_path / "p", rank, 2, both.wait), n=scale * 100)
+        except NotLastError:
+            return None
+
+    with ThreadPoolExecutor(2) as pool:
+        certificates = [each for each in pool.map(made, range(2)) if each]
+    assert len(certificates) == 1
+    same(certificates[0], certified(smoothed, None, n=scale * 100), spectrum=1e-3)
+    of_bands = [[name for name in names if "_band_" in name] for names in added.values()]
+    assert [*map(len, of_bands)] == [2, 1]
+    assert len({*of_bands[0], *of_bands[1]}) == bands
+
+
+def test_bands_are_not_made_twice(tmp_path, bands, monkeypatch):
+    smoothed, parts, real = smoother(tile=None, seed=5), Parts(tmp_path / "p", 1, 2), Parts.add
+    with pytest.raises(NotLastError):
+        certified(smoothed, Parts(tmp_path / "p", 0, 2))
+
+    def killed(parts, name, arrays):
+        if name.endswith("_band_0_1"):
+            raise KeyboardInterrupt
+        real(parts, name, arrays)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Parts, "add", killed)
+        with pytest.raises(KeyboardInterrupt):
+            certified(smoothed, parts)
+    before = {*parts.folder.iterdir()}
+    certificate = certified(smoothed, parts)
+    new = {path.stem.partition("_")[2] for path in {*parts.folder.iterdir()} - before}
+    assert new == {"band_0_1", "band_0_2", "band_0_0_last_of_2"}
+    same(certificate, certified(smoothed, None), spectrum=1e-3)
+
+
+def test_products_of_all_draws_are_no_more_than_the_draws():
+    assert bands_of(300, 3 * 192**2) == 8
+    for n, values in ((300, 19_000), (5000, 3 * 512**2), (10, 640), (10, 639)):
+        kept = 2 * n * bands_of(n, values)  # float64, of n * n products in each band
+        assert bands_of(n, values) == 1 or kept <= values
+
+
 def test_one_process_goes_on_with_the_draws_that_several_began(tmp_path, monkeypatch):
     smoothed = smoother(tile=None, seed=5)
     with pytest.raises(NotLastError):
@@ -70,7 +147,7 @@ def test_the_served_output_is_that_of_the_served_parts(tmp_path):
     smoothed, parts = smoother(agg="median", tile=None), Parts(tmp_path / "p")
     certificate = shared(parts.folder, lambda parts: certified(smoothed, parts, kind="levels"))
     names = [path.stem for path in parts.folder.glob("*_served_draws_0_?.npz")]
-    served = np.concatenate([parts.read(name)["draws"] for name in names])
+    served = np.concatenate([parts.read(name)["band_0"] for name in names])
     assert len(served) == smoothed.n
     assert np.array_equal(certificate.sr_bytes[0], np.rint(255 * np.median(served, axis=0)))
 
@@ -78,7 +155,7 @@ def test_the_served_output_is_that_of_the_served_parts(tmp_path):
 def test_blocks_of_a_mean_tear_no_pair_apart(tmp_path):
     with pytest.raises(NotLastError):
         smoother(n=7, tile=None)(LR, parts=Parts(tmp_path, 0, 2))
-    sizes = [len(Parts(tmp_path).read(path.stem)["draws"]) for path in tmp_path.iterdir()]
+    sizes = [len(Parts(tmp_path).read(path.stem)["band_0"]) for path in tmp_path.iterdir()]
     assert sizes == [2, 2]
 
 

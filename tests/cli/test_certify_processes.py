@@ -8,7 +8,7 @@ import pytest
 from process_runs import as_rank, dying, started, torchrun
 
 from smoothsr import Certificate
-from smoothsr.cli import main
+from smoothsr.cli import main, processes
 from smoothsr.files.parts import Parts
 
 TILES = 6  # of a 9x7 image
@@ -16,8 +16,8 @@ ENDS = (".npz", "_sr.png", "_lower.png", "_upper.png", "_radius.png", "_panel.pn
 RESULTS = {f"photo{end}" for end in ENDS}
 
 
-def certify(photo, out, tile=4):
-    options = ["--n-cert", 200, "--levels", 4, "--tile", tile, "--halo", 1, "-n", 3]
+def certify(photo, out, tile=4, n_cert=200):
+    options = ["--n-cert", n_cert, "--levels", 4, "--tile", tile, "--halo", 1, "-n", 3]
     return [str(word) for word in ("certify", photo, "-o", out, *options)]
 
 
@@ -92,8 +92,9 @@ def test_processes_share_the_draws_of_a_whole_image(photo, tmp_path, added, monk
 
 
 @pytest.mark.slow
-def test_torchrun_starts_a_killed_process_again(photo, tmp_path):
-    done = torchrun(certify(photo, tmp_path / "out"))
+@pytest.mark.parametrize(("tile", "n_cert"), [(4, 200), (0, 40)])  # tiles, and draws in bands
+def test_torchrun_starts_a_killed_process_again(tile, n_cert, photo, tmp_path):
+    done = torchrun(certify(photo, tmp_path / "out", tile, n_cert))
     assert done.returncode == 0, done.stderr
     assert "exitcode: -9" in done.stderr or "Signal 9" in done.stderr, done.stderr
     assert names(tmp_path / "out") == RESULTS
@@ -106,3 +107,10 @@ def test_a_damaged_part_is_told_in_one_line(photo, tmp_path, capsys):
     part.write_bytes(part.read_bytes()[: os.path.getsize(part) // 2])
     assert main(command) == 2
     assert capsys.readouterr().err == f"smoothsr: {part} is damaged: delete it, and start again\n"
+
+
+def test_only_where_torchrun_starts_them_processes_wait_for_each_other(monkeypatch, tmp_path):
+    for name in ("TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR"):
+        assert processes.parts_of(tmp_path).together is None
+        monkeypatch.setenv(name, "0")
+    assert processes.parts_of(tmp_path).together is not None

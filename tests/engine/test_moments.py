@@ -2,6 +2,8 @@
 
 import gc
 import math
+from functools import reduce
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -10,7 +12,16 @@ import torch
 from smoothsr.engine import moments
 from smoothsr.engine.batching import Batching
 from smoothsr.engine.draws import Sampler, observe
-from smoothsr.engine.moments import Centre, Moments, MomentSum, largest_eigenvalue, pilot
+from smoothsr.engine.moments import (
+    BandMoments,
+    Centre,
+    Moments,
+    MomentSum,
+    largest_eigenvalue,
+    moments_of_band,
+    moments_of_tile,
+    pilot,
+)
 from smoothsr.engine.noise import Noise
 from smoothsr.engine.tiles import grid
 
@@ -49,6 +60,29 @@ def test_moments_are_those_of_shortened_draws(shape, dtype, block, monkeypatch):
     assert top <= 1.01 * exact
     assert fourth == pytest.approx((z.norm(dim=1) ** 4).sum().item(), rel=1e-5)
     assert clipped == pytest.approx(beyond / (0.3 * size), rel=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("cuts", [(0, 5, 12), (0, 3, 7, 7, 12), (0, 12)])
+def test_bands_together_are_the_whole(cuts, dtype):
+    """Of draws some of which lie beyond the radius, and of an empty band."""
+    draws = 0.4 + 0.2 * uniform(40, 3, 12, 5, dtype=dtype)
+    draws[15:20] += 0.25
+    pilots = 9
+    bands = [moments_of_band(draws[:, :, a:b], pilots) for a, b in pairwise(cuts)]
+    found = moments_of_tile(reduce(BandMoments.and_of, bands))
+    centre = pilot(draws[:pilots].flatten(1))
+    expected = [*centre[1:], *summed(draws[pilots:].flatten(1), centre)]
+    assert expected[4] > 0.1  # clipped
+    # The bound of rounding errors is smaller for shorter sums.
+    assert found == pytest.approx(expected, rel=1e-4 if dtype == torch.float32 else 1e-9)
+    z = shortened(draws[pilots:].flatten(1), centre)[0]
+    assert found[3] >= torch.linalg.eigvalsh(z.T @ z)[-1].item() / len(z) * (1 - 1e-12)
+
+
+def test_draws_that_are_all_alike_have_bands_too():
+    found = moments_of_tile(moments_of_band(torch.full((6, 8), 0.5), 2))
+    assert found[3:] == pytest.approx([0, 0, 0])
 
 
 def test_pilot_of_draws_at_full_reach_never_clips():

@@ -1,0 +1,51 @@
+"""What shared draws show, band by band of a tile's rows, kept in part files: statistics that
+processes share as they do the draws.
+"""
+
+from smoothsr.certificates.draw_parts import DrawParts
+from smoothsr.certificates.evidence import Evidence
+
+__all__ = ["BandParts", "bands_of"]
+
+BANDS = 8  # that a tile is cut into
+
+
+def bands_of(n: int, values: int) -> int:
+    """Return into how many bands n draws of a tile of so many values are cut, or 1 where products
+    of all draws, which each band keeps, would be more than the draws themselves.
+    """
+    return BANDS if values >= 4 * BANDS * n else 1
+
+
+class BandParts:
+    """The statistics of all bands.
+
+    Args:
+        evidence: Makes them, and takes them at the end.
+        draws: Of which they are made.
+    """
+
+    def __init__(self, evidence: Evidence, draws: DrawParts) -> None:
+        self.evidence, self.draws, self.parts = evidence, draws, draws.parts
+        self._places = {
+            f"{draws.key}_band_{index}_{band}": (index, band)
+            for index in range(len(draws.tiles))
+            for band in range(draws.bands)
+        }
+
+    def share(self, *, alone: bool) -> None:
+        """Make this process's share of them, or all that are missing if it is alone."""
+        names = [*self._places]
+        for name in self.parts.missing(names) if alone else self.parts.share(names):
+            self.parts.add(name, self.evidence.of_band(self.draws.of_band(*self._places[name])))
+
+    def join(self) -> None:
+        """Give the evidence what is kept of all bands.
+
+        Raises:
+            NotLastError: If another process does so.
+        """
+        self.parts.require_last([*self._places])
+        for index, tile in enumerate(self.draws.tiles):
+            names = [name for name, place in self._places.items() if place[0] == index]
+            self.evidence.put(tile, self.evidence.of_bands(tile, map(self.parts.read, names)))
