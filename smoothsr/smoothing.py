@@ -385,7 +385,10 @@ class SmoothedSR(Transparent):
             NotLastError: If another process of those that share the parts joins them.
         """
         kind = kind or ("both" if self.agg == "mean" and scope == "image" else "levels")
-        request = Request(1000 if n == "auto" else n, alpha, levels, scope, kind)
+        require_integer("n", None if n == "auto" else n, 1)
+        require_integer("levels", levels, 2)
+        count = 1000 if n == "auto" else int(n)
+        request = Request(count, float(alpha), int(levels), scope, kind)
         require_looks(looks, enough, parts.ranks if parts else 1)
         require_certifiable(lr, self.agg, self.lattice, request)
         require_eval([layer for part in self.children() for layer in part.modules()])
@@ -525,7 +528,7 @@ class SmoothedSR(Transparent):
         rows, columns = self.grid(lr)[0]
         patch = lr[:, :, rows.first : rows.last, columns.first : columns.last]
         patch = patch[:, :, list(rows.gather)][..., list(columns.gather)]
-        output = require_independence(self.base, patch, precision_of(lr), self.batching.batch_size)
+        output = require_independence(self.base, patch, precision_of(lr), self.batching.limit)
         scale = draws.ratio((*patch.shape[2:],), (*output.shape[2:],))
         return output, (output.shape[1], scale * lr.shape[2], scale * lr.shape[3])
 

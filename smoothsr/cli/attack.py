@@ -144,7 +144,7 @@ def run(args: argparse.Namespace) -> int:
         found = _attack(options, smoothed, picture.pixels.to(device), reference)
     verdict = None
     if certificate:
-        attacked, lr = found.attacked.double(), found.lr.double()
+        attacked, lr = found.attacked.cpu().double(), found.lr.cpu().double()
         # What a smoother on the lattice sees.
         change = snapped(attacked) - snapped(lr) if certificate.lattice else attacked - lr
         verdict = check.judge(certificate, change, found.served.attacked, options.beta)
@@ -195,7 +195,7 @@ def _report(
 ) -> Report:
     """Say by how much the input changed, and what that made of the outputs."""
     rows = attack_report.rows([found.bare, found.served, found.alone], reference, scale)
-    change = (found.attacked - found.lr).double()
+    change = (found.attacked - found.lr).cpu().double()
     size = {"linf_8bit": 255 * change.abs().max().item(), "l2": change.norm().item()}
     nothing = ""
     if options.condition.steps and not change.any():

@@ -24,6 +24,7 @@ from smoothsr.cli.finetune_options import OF_METHODS, FineTuneOptions
 from smoothsr.cli.image_pairs import find_images, read_pair
 from smoothsr.cli.processes import place
 from smoothsr.evaluation import conditions
+from smoothsr.evaluation.records import Image
 from smoothsr.evaluation.steps import Degradation
 from smoothsr.evaluation.validation import Validation
 from smoothsr.files import images
@@ -130,7 +131,10 @@ def validation_of(options: FineTuneOptions, loaded: LoadedSR) -> Validation | No
     if not args.hr:
         return None
     paths = find_images(args)
-    pairs = [read_pair(args, path, loaded, options.device) for path in paths]
+    pairs = [
+        _of_channels(read_pair(args, path, loaded, options.device), loaded.channels)
+        for path in paths
+    ]
     how = (args.sigma, args.n, args.agg, args.antithetic)
     validation = Validation(pairs, *how, args.metrics, args.lpips_weights)
     learned = {path.resolve() for path in images.find(args.data)}
@@ -142,6 +146,12 @@ def validation_of(options: FineTuneOptions, loaded: LoadedSR) -> Validation | No
             file=sys.stderr,
         )
     return validation
+
+
+def _of_channels(image: Image, channels: int) -> Image:
+    """Repeat a gray image to the network's channels, as it is where it is learned."""
+    lr, hr = (picture.expand(-1, channels, -1, -1) for picture in (image.lr, image.hr))
+    return image._replace(lr=lr, hr=hr)
 
 
 def schedule_of(options: FineTuneOptions, steps: int) -> Schedule:
@@ -252,14 +262,23 @@ def saved_by(options: FineTuneOptions, recipe: dict[str, Any]) -> dict[str, Any]
     """Read what an earlier run kept; None where there is nothing.
 
     Raises:
-        UserError: If that was told something else.
+        UserError: If that was told something else, or the file is no such thing.
     """
     if options.args.dry_run or not options.state.exists():
         return None
-    saved: dict[str, Any] = torch.load(
-        options.state, map_location=options.device, weights_only=True
-    )
-    old, new = json.loads(saved["recipe"]), json.loads(_text(recipe))
+    try:
+        saved: dict[str, Any] = torch.load(
+            options.state, map_location=options.device, weights_only=True
+        )
+        old = json.loads(saved["recipe"])
+    except OSError:
+        raise
+    except Exception as error:  # torch and pickle raise many kinds for a file of something else
+        raise UserError(
+            f"{options.state} is not what a run goes on from, or not all of it: name another "
+            "--out, or remove it"
+        ) from error
+    new = json.loads(_text(recipe))
     for name in (*new, *(name for name in old if name not in OF_METHODS)):
         if old.get(name) != new.get(name):
             raise UserError(

@@ -3,6 +3,7 @@
 import hashlib
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,9 +19,10 @@ UPSCALED, SKIPPED = "upscaled", "skipped"
 class Outcomes:
     """Upscaled, skipped, or the reason of a failure, of each image.
 
-    One process keeps them to itself; of several each leaves a part file for an image, so that the
-    last one to end can tell how all have ended, and a killed one, started again, goes on. (None
-    may end with a failure before, since torchrun would stop the others.)
+    One process keeps them to itself, and goes on from what several left; of several each leaves a
+    part file for an image, so that the last one to end can tell how all have ended, and a killed
+    one, started again, goes on. (None may end with a failure before, since torchrun would stop the
+    others.)
 
     Args:
         parts: The files.
@@ -38,17 +40,22 @@ class Outcomes:
 
     def by_draws(self, path: Path) -> Parts | None:
         """Return files by which processes share the draws of an image, if there are fewer images
-        than processes.
+        than processes; or by which one goes on that finds draws of it.
         """
-        if len(self.targets) >= self.parts.ranks:
-            return None
-        return replace(self.parts, folder=self.parts.folder / self._names[path])
+        folder = self.parts.folder / self._names[path]
+        if len(self.targets) < self.parts.ranks:
+            return replace(self.parts, folder=folder)
+        return Parts(folder) if folder.exists() else None
 
     def share(self) -> list[Path]:
-        """Return the images that this process has still to upscale, or to make draws of."""
+        """Return the images that this process has still to upscale, or to make draws of. What an
+        earlier run said of their failures is forgotten.
+        """
         mine = [*self.targets]
         if len(mine) >= self.parts.ranks:
             mine = mine[self.parts.rank :: self.parts.ranks]
+        for path in mine:
+            self.parts.drop(_failed(self._names[path]))
         missing = {*self.parts.missing([self._names[path] for path in mine])}
         return [
             path for path in mine if self._names[path] in missing or not self.targets[path].exists()
@@ -66,16 +73,20 @@ class Outcomes:
         Raises:
             NotLastError: If another process does so.
         """
-        if self.parts.ranks == 1:
-            return self._own
         missing = {*self.parts.missing([*self._names.values()])}
         names = {
-            path: _failed(name) if name in missing else name for path, name in self._names.items()
+            path: _failed(name) if name in missing else name
+            for path, name in self._names.items()
+            if self.parts.ranks > 1 or path not in self._own
         }
         self.parts.require_last([*names.values()])
         found = {path: str(self.parts.read(name)["outcome"]) for path, name in names.items()}
-        self.parts.remove()
-        return found
+        if found:
+            self.parts.remove()
+        else:
+            with suppress(OSError):  # there is none, or others have parts in it
+                self.parts.folder.rmdir()
+        return self._own | found
 
     def _stored(self, path: Path, outcome: str) -> str:
         """Name a part file: a failure is one of this run alone, and is tried again by the next."""

@@ -139,7 +139,7 @@ def _upscale(
 ) -> None:
     """Upscale one file, or make this process's share of its draws."""
     picture = images.read(path)
-    images.require_format(target, picture)
+    images.require_format(target, picture, networks.sr.scale)
     lr = picture.pixels.to(networks.device)
     tile = options.smoother.tile
     smoothed = memory_budget.fitted(

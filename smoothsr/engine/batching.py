@@ -132,6 +132,11 @@ class Batching:
             return outputs
 
     @property
+    def limit(self) -> int | None:
+        """The most draws that a pass may take; None: as many as are fastest."""
+        return min((most for most in (self.batch_size, self.most) if most), default=None)
+
+    @property
     def _untimed(self) -> bool:
         """Whether no plan may be chosen by the clock."""
         return self.steady or torch.are_deterministic_algorithms_enabled()

@@ -83,7 +83,8 @@ class Sampler:
         self.f, self.lr, self.tiles, self.how, self.batching = f, lr, tiles, how, batching
         # Half precision would round the sums; what a network makes of them is another matter.
         self.exact = torch.float64 if how.on_lattice or lr.dtype == torch.float64 else torch.float32
-        self.source: noise.Source = noise.source(how.seed, lr.device, self.exact, how.antithetic)
+        self.place = noise.place(lr.device, self.exact)
+        self.source: noise.Source = noise.source(how.seed, self.place, self.exact, how.antithetic)
         self.add = lattice.noisy if how.on_lattice else noise.noisy
         self.places: Sequence[int] = range(len(tiles))
 
@@ -134,7 +135,7 @@ class Sampler:
             return self.f(patches, patches.new_tensor(self.how.sigma))
         parts = by_tile(range(first, first + len(patches)), n)
         levels = [self._level(index).expand(len(draws), -1, -1, -1) for index, draws in parts]
-        return self.f(patches, torch.cat(levels).to(patches.dtype))
+        return self.f(patches, torch.cat(levels).to(patches))
 
     def _noisy(self, n: int, positions: range) -> Tensor:
         """Make the noisy patches (b,C,h,w) of some places in the sequence of n draws a tile."""
@@ -144,11 +145,11 @@ class Sampler:
         """Make noisy patches of one tile, whose noise depends on its place in the grid."""
         rows, columns = tile = self.tiles[index]
         place = self.places[index]
-        patch = self.lr[..., rows.first : rows.last, columns.first : columns.last]
+        patch = self.lr[..., rows.first : rows.last, columns.first : columns.last].to(self.place)
         # The sum is made in float32 or better; what a network of lower precision makes of it is
         # part of the predictor.
         noisy = self.add(patch, self.source(place, draws, (*patch.shape[1:],)), self._sigma(tile))
-        return _completed(noisy, tile).to(self.lr.dtype)
+        return _completed(noisy, tile).to(self.lr)
 
     def _level(self, index: int) -> Tensor:
         """The noise's standard deviation on a tile's completed patch, (1,1,h,w)."""
@@ -161,7 +162,7 @@ class Sampler:
             return self.how.sigma
         sides = [span.last - span.first for span in tile]
         wide = self.how.halo * self.how.sigma
-        sigma = torch.full(sides, wide, dtype=self.exact, device=self.lr.device)
+        sigma = torch.full(sides, wide, dtype=self.exact, device=self.place)
         rows, columns = (slice(s.start - s.first, s.stop - s.first) for s in tile)
         sigma[rows, columns] = self.how.sigma
         return sigma

@@ -70,4 +70,4 @@ def rounding(precision: torch.dtype) -> float:
 
 def _distance(first: Tensor, second: Tensor) -> float:
     """The largest root mean square difference of an image."""
-    return (first - second).double().square().mean(dim=(1, 2, 3)).max().sqrt().item()
+    return (first - second).cpu().double().square().mean(dim=(1, 2, 3)).max().sqrt().item()

@@ -60,8 +60,13 @@ class Demand(NamedTuple):
 
 
 def fitting(each: float, room: float) -> int:
-    """Tell how many passes of so many bytes each are made at once."""
-    return max(0, int(min(room, BATCH) // each))
+    """Tell how many passes of so many bytes each are made at once, 0 if not even one fits.
+
+    Example:
+        >>> fitting(BATCH / 3, 4 * BATCH), fitting(2 * BATCH, 3 * BATCH), fitting(2 * BATCH, BATCH)
+        (3, 1, 0)
+    """
+    return max(1, int(min(room, BATCH) // each)) if each <= room else 0
 
 
 def largest_tile(demand: Demand, halo: int, room: float) -> int | None:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Noise", "Source", "noisy", "sigma_text", "source"]
+__all__ = ["Noise", "Source", "noisy", "place", "sigma_text", "source"]
 
 Source = Callable[[int, range, tuple[int, ...]], Tensor]
 """(tile, draws, shape of one draw) -> standard normal noise `(len(draws), *shape)`."""
@@ -58,6 +58,17 @@ def source(
     if seed is None:
         return _fresh(device, precision)
     return _seeded(seed, device, precision)
+
+
+def place(device: torch.device, dtype: torch.dtype) -> torch.device:
+    """Where noise of a precision is made for a device: there, or on the CPU if it has no float64.
+
+    Example:
+        >>> place(torch.device("mps"), torch.float64), place(torch.device("mps"), torch.float32)
+        (device(type='cpu'), device(type='mps'))
+    """
+    wide = dtype == torch.float64
+    return torch.device("cpu") if wide and device.type == "mps" else device
 
 
 def noisy(patch: Tensor, noise: Tensor, sigma: float | Tensor) -> Tensor:

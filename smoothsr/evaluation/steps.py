@@ -91,9 +91,9 @@ class Attack:
 
     def in_whole_steps(self, lr: Tensor, attacked: Tensor) -> Tensor:
         """Round what became of lr (1,C,h,w) to what a file of 8 bits holds, within the budget."""
-        start = lr.double()
-        change = whole_steps(attacked.double() - start, **self._budget(lr))
-        return snapped(start + change).to(lr.dtype)
+        start = lr.cpu().double()  # not every device has float64
+        change = whole_steps(attacked.cpu().double() - start, **self._budget(lr))
+        return snapped(start + change).to(lr)
 
     def _through_one_view(
         self, lr: Tensor, reference: Tensor | None, model: nn.Module, seed: int

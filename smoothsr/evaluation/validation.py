@@ -95,5 +95,10 @@ class Validation:
 
     def _radius(self, metric: str) -> float | None:
         """Return the radius of a certified metric; None for the others."""
-        _, _, text = metric.partition("certified:")
-        return number(text) if text else None
+        kind, found, text = metric.partition(":")
+        if (kind, found) != ("certified", ":"):
+            return None
+        try:
+            return number(text)
+        except ValueError as error:
+            raise ValueError(f"{metric!r} needs a radius, as in certified:1/255") from error

@@ -59,6 +59,7 @@ _FORMATS = {
     ".tiff": _TIFF,
     ".bmp": _BMP,
 }
+_LONGEST = {".webp": 16383, ".jpg": 65500, ".jpeg": 65500}  # sides that libwebp and libjpeg take
 EXTENSIONS = tuple(_FORMATS)
 BAND = 64  # rows that are rounded at a time
 _SPACE = {1: b"GRAY", 3: b"RGB "}  # what bytes 16 to 19 of a profile for so many channels say
@@ -169,9 +170,14 @@ def write(path: str | os.PathLike[str], picture: Picture) -> None:
         part.write_bytes(data)
 
 
-def require_format(path: str | os.PathLike[str], picture: Picture) -> None:
-    """Refuse a suffix that is unknown, or whose format can't hold the picture's bits, alpha or
-    profile.
+def require_format(path: str | os.PathLike[str], picture: Picture, scale: int = 1) -> None:
+    """Refuse a suffix that is unknown, or whose format can't hold the bits, alpha, profile or sides
+    of a picture's enlargement.
+
+    Args:
+        path: Of the file.
+        picture: What is enlarged.
+        scale: How many times.
 
     Raises:
         ImageError: If so; says what would do.
@@ -191,6 +197,11 @@ def require_format(path: str | os.PathLike[str], picture: Picture) -> None:
     unable = _FORMATS[suffix][2]
     if lost := [need for need, needed in needs.items() if needed and need in unable]:
         raise ImageError(f"{path}: {suffix} can't hold {' nor '.join(lost)}; use .png")
+    longest, side = _LONGEST.get(suffix), scale * max(picture.pixels.shape[2:])
+    if longest and side > longest:
+        raise ImageError(
+            f"{path}: {suffix} has at most {longest} pixels a side, not {side}; use .png"
+        )
 
 
 def with_pixels(picture: Picture, pixels: Tensor, bits: int) -> Picture:

@@ -84,11 +84,16 @@ class Parts:
         self._keep(name, arrays)
         return self.read(name)
 
+    def drop(self, name: str) -> None:
+        """Remove a part, if it is there."""
+        self._path(name).unlink(missing_ok=True)
+
     def drop_alone(self, name: str) -> None:
         """Remove a part, and the folder, if there is no other: then nothing is to go on with."""
         if [path.stem for path in self.folder.glob("*")] == [name]:
-            self._path(name).unlink()
-            self.folder.rmdir()
+            self.drop(name)
+            with suppress(OSError):  # another process has added a part, or removed the folder
+                self.folder.rmdir()
 
     def agree(self, name: str, value: int) -> int:
         """Return the number that the first of all processes and runs gave."""

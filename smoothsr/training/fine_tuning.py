@@ -143,10 +143,11 @@ class FineTuning:
         if not math.isfinite(value):
             raise DivergedError(f"the loss is {value} at step {self.step + 1}: it has diverged")
         self.scaler.scale(loss).backward()
+        # Before the scaler looks for an overflow: where one process skips its step, all have to.
+        for weight in self.model.parameters():
+            if weight.grad is not None:
+                averaged(weight.grad)
         self.scaler.unscale_(self.optimizer)
-        gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
-        for gradient in gradients:
-            averaged(gradient)
         nn.utils.clip_grad_norm_(self.model.parameters(), CLIP)
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -63,15 +63,17 @@ class VGGLoss(nn.Module):
         except ImportError as missing:
             raise ImportError(f"the vgg loss needs torchvision: {missing}") from missing
         features = vgg19(weights=None).features
-        state = torch.load(weights, map_location="cpu", weights_only=True)
-        own = {
-            key.removeprefix("features."): value
-            for key, value in state.items()
-            if key.startswith("features.")
-        }
         try:
+            state = torch.load(weights, map_location="cpu", weights_only=True)
+            own = {
+                key.removeprefix("features."): value
+                for key, value in state.items()
+                if key.startswith("features.")
+            }
             features.load_state_dict(own)
-        except RuntimeError as error:
+        except OSError:
+            raise
+        except Exception as error:  # torch and pickle raise many kinds for other files
             raise ValueError(
                 f"{weights} holds no weights of torchvision's VGG19 (vgg19-dcbb9e9d.pth)"
             ) from error

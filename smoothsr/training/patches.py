@@ -8,6 +8,7 @@ was cut off goes on with those that it would have had.
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -26,21 +27,33 @@ Degrade = Callable[[Tensor, int], Tensor]
 """(LR (1,C,h,w) in [0, 1], seed) -> the same shape and range."""
 
 
-@dataclass(frozen=True)
 class Pair:
-    """An image's memory-mapped arrays: LR (C,h,w) and HR (C,s*h,s*w), 8 or 16 bits a value."""
+    """An image's LR (C,h,w) and HR (C,s*h,s*w), 8 or 16 bits a value: arrays, or .npy files, which
+    are open only while a patch is read, since a system lets a process have few files open.
+    """
 
-    lr: np.ndarray
-    hr: np.ndarray
+    def __init__(self, lr: np.ndarray | Path, hr: np.ndarray | Path) -> None:
+        self._lr, self._hr = lr, hr
+
+    @property
+    def lr(self) -> np.ndarray:
+        """LR, not yet read from the disk."""
+        return _opened(self._lr)
+
+    @property
+    def hr(self) -> np.ndarray:
+        """HR, not yet read from the disk."""
+        return _opened(self._hr)
 
     def crop(self, top: int, left: int, side: int) -> tuple[np.ndarray, np.ndarray]:
-        """Read a patch of side LR pixels: LR and HR, not yet from the disk."""
-        scale = self.hr.shape[1] // self.lr.shape[1]
-        lr, hr = (
+        """Return a patch of side LR pixels: LR and HR, not yet read from the disk."""
+        lr, hr = self.lr, self.hr
+        scale = hr.shape[1] // lr.shape[1]
+        small, large = (
             array[:, factor * top : factor * (top + side), factor * left : factor * (left + side)]
-            for array, factor in ((self.lr, 1), (self.hr, scale))
+            for array, factor in ((lr, 1), (hr, scale))
         )
-        return lr, hr
+        return small, large
 
 
 @dataclass(frozen=True)
@@ -82,10 +95,20 @@ class Patches:
 
     def _place(self, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Choose a place; images count by their area."""
-        areas = np.cumsum([pair.lr[0].size for pair in self.pairs])
-        pair = self.pairs[int(np.searchsorted(areas, rng.integers(areas[-1]), side="right"))]
-        top, left = (int(rng.integers(length - self.side + 1)) for length in pair.lr.shape[1:])
-        return pair.crop(top, left, self.side)
+        areas = np.cumsum([height * width for height, width in self._sides])
+        chosen = int(np.searchsorted(areas, rng.integers(areas[-1]), side="right"))
+        top, left = (int(rng.integers(side - self.side + 1)) for side in self._sides[chosen])
+        return self.pairs[chosen].crop(top, left, self.side)
+
+    @cached_property
+    def _sides(self) -> list[tuple[int, int]]:
+        """(h,w) of every LR."""
+        shapes = [pair.lr.shape for pair in self.pairs]
+        return [(height, width) for _, height, width in shapes]
+
+
+def _opened(array: np.ndarray | Path) -> np.ndarray:
+    return array if isinstance(array, np.ndarray) else np.load(array, mmap_mode="r")
 
 
 def _detail(lr: np.ndarray, _hr: np.ndarray) -> float:
@@ -127,8 +150,7 @@ def cache(
             if not all(file.exists() for file in files):
                 decoded = decoded or images.read(path)
                 _decode(decoded, path, files, scale, channels, factor)
-            lr, hr = (np.load(file, mmap_mode="r") for file in files)
-            yield Pair(lr, hr)
+            yield Pair(*files)
 
 
 def _files(folder: Path, path: Path, scale: int, channels: int, factor: int) -> list[Path]:

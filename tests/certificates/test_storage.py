@@ -9,8 +9,11 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
+from oracles import LinearSR
 from synthetic_certificates import ALPHA, SIGMA, made, trivial
 
+from smoothsr import SmoothedSR
 from smoothsr.certificates.certificate import Certificate
 
 
@@ -32,6 +35,17 @@ def test_files_give_back_every_bit(certificate, tmp_path):
     loaded.save(tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz"]
+
+
+def test_numbers_of_numpy_can_be_kept(tmp_path):
+    lr = torch.full((1, 1, 4, 4), 0.5)
+    smoothed = SmoothedSR(LinearSR(), np.float32(0.05), np.int64(3), tile=np.int32(4), seed=1)
+    numbers = {"n": np.int64(200), "alpha": np.float32(0.25), "levels": np.int16(4)}
+    smoothed.certify(lr, **numbers).save(tmp_path / "c.npz")
+    assert Certificate.load(tmp_path / "c.npz").n_cert == 200
+    assert smoothed.certify(lr, n=2e2, levels=4).n_cert == 200
+    with pytest.raises(ValueError, match=r"n must be an integer of at least 1, got 2.5"):
+        smoothed.certify(lr, n=2.5)
 
 
 def test_truncated_files(tmp_path):

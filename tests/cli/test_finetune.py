@@ -21,6 +21,7 @@ from smoothsr.cli.finetune_options import FineTuneOptions
 from smoothsr.cli.finetune_parser import FINETUNE_METHODS
 from smoothsr.cli.parser import parser
 from smoothsr.files import images
+from smoothsr.files.images import Picture
 from smoothsr.training.methods import METHODS
 
 CAT = str(Path(__file__).parents[2] / "examples/cat_hr.png")
@@ -214,6 +215,8 @@ def test_degradations_reach_the_inputs(tmp_path):
         (["--loss", "l3"], "a loss is l1, mse, lpips, vgg, gan or a sum"),
         (["--loss", "vgg"], "the vgg loss needs the file of torchvision's VGG19"),
         (["--val", CAT, "--metrics", "psnr_z"], "unknown metric 'psnr_z'"),
+        (["--val", CAT, "--metrics", "certified:"], "'certified:' needs a radius"),
+        (["--vgg-weights", CAT, "--loss", "vgg"], "holds no weights of torchvision's VGG19"),
         (["--weight", "-1"], "weight must be a finite number >= 0, got -1"),
     ],
 )
@@ -267,6 +270,27 @@ def test_validating_on_what_is_learned_is_told(tmp_path, capsys):
     options = ["--val", CAT, "--crop", "12", "--validations", 1]
     assert main(finetune(tmp_path / "net.safetensors", *options, steps=1)) == 0
     assert "cat_hr.png is learned and validated on" in capsys.readouterr().err
+
+
+def test_gray_images_validate_colour_networks(tmp_path):
+    """As those that are learned are."""
+    images.write(tmp_path / "gray.png", Picture(torch.rand(1, 1, 48, 48)))
+    options = ["--val", tmp_path / "gray.png", "--validations", 1, "--metrics", "psnr"]
+    assert main(finetune(tmp_path / "net.safetensors", *options, steps=1)) == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"something else", None])
+def test_a_state_that_is_something_else_is_told(content, tmp_path, capsys):
+    out = tmp_path / "net.safetensors"
+    state = out.with_suffix(".state")
+    if content is None:
+        torch.save({"weight": torch.ones(1)}, state)
+    else:
+        state.write_bytes(content)
+    before = state.read_bytes()
+    assert main(finetune(out)) == 2
+    assert "is not what a run goes on from, or not all of it" in capsys.readouterr().err
+    assert state.read_bytes() == before
 
 
 def test_smoothed_has_a_loss_of_its_own(tmp_path, capsys):

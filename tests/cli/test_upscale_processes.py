@@ -1,5 +1,6 @@
 """`smoothsr upscale` of a folder, shared by processes: the outputs are those of one process."""
 
+import os
 import signal
 
 import pytest
@@ -7,8 +8,10 @@ from evaluation_runs import photo, write
 from process_runs import as_rank, dying, started, torchrun
 
 from smoothsr.cli import main, upscale
+from smoothsr.files.parts import Parts
 
 NAMES = "abcdef"
+INTERRUPTED = 130
 
 
 @pytest.fixture
@@ -124,6 +127,59 @@ def test_processes_share_the_draws_of_a_single_image(folder, tmp_path, monkeypat
     assert "1 upscaled, 0 skipped, 0 failed" in capsys.readouterr().out
     assert main(upscaling(image, tmp_path / "alone", *more)) == 0
     assert contents(tmp_path / "shared") == contents(tmp_path / "alone")
+
+
+def test_one_process_goes_on_where_several_were(folder, tmp_path, done, monkeypatch, capsys):
+    command = upscaling(folder, tmp_path / "out")
+    assert as_rank(monkeypatch, 0, main, command) == 0
+    assert main(command) == 0
+    assert done == [*"ace", *"bdf"]
+    assert "6 upscaled, 0 skipped, 0 failed" in capsys.readouterr().out
+    assert {*contents(tmp_path / "out")} == {f"{name}_sr.png" for name in NAMES}
+    assert main(command) == 0
+    assert done[6:] == [*NAMES]  # nothing is left of the earlier runs
+
+
+def test_one_process_goes_on_with_draws_that_several_made(folder, tmp_path, monkeypatch):
+    command = upscaling(folder / "a.png", tmp_path / "out", "-n", "9")
+    assert as_rank(monkeypatch, 0, main, command) == 0
+    added, real = [], Parts.add
+    monkeypatch.setattr(Parts, "add", lambda *words: (added.append(words[1]), real(*words))[1])
+    assert main(command) == 0
+    assert len([name for name in added if "draws" in name]) == 4
+    assert main(upscaling(folder / "a.png", tmp_path / "alone", "-n", "9")) == 0
+    assert contents(tmp_path / "out") == contents(tmp_path / "alone")
+
+
+def test_one_process_leaves_what_is_of_other_images(folder, tmp_path, monkeypatch, done):
+    command = upscaling(folder, tmp_path / "out")
+    assert as_rank(monkeypatch, 0, main, command) == 0
+    assert main(upscaling(folder / "b.png", tmp_path / "out")) == 0
+    assert as_rank(monkeypatch, 0, main, command) == 0
+    assert done == [*"ace", "b"]
+
+
+def test_a_process_forgets_its_failures_of_an_earlier_run(folder, tmp_path, monkeypatch, capsys):
+    """Not all starters give runs names."""
+    command, broken = upscaling(folder, tmp_path / "out"), folder / "b.png"
+    image = broken.read_bytes()
+    times = broken.stat()
+    broken.write_bytes(b"no image".ljust(len(image)))
+    os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert as_rank(monkeypatch, 1, main, command) == 0  # and process 0 is killed
+    broken.write_bytes(image)
+    os.utime(broken, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with monkeypatch.context() as patched:  # begun, as both have before one of them goes on
+        patched.setattr(upscale, "meet", killed)
+        assert as_rank(monkeypatch, 1, main, command) == INTERRUPTED
+    assert as_rank(monkeypatch, 0, main, command) == 0
+    assert "5 of 6 parts are there; the process that is last" in capsys.readouterr().out
+    assert as_rank(monkeypatch, 1, main, command) == 0
+    assert "6 upscaled, 0 skipped, 0 failed" in capsys.readouterr().out
+
+
+def killed():
+    raise KeyboardInterrupt
 
 
 @pytest.mark.slow

@@ -111,6 +111,19 @@ def test_where_memory_holds_one_image_draws_run_one_by_one():
         require_independence(broken, image(), torch.float32, None)
 
 
+def test_no_more_images_at_once_are_tried_than_fit():
+    sizes = []
+
+    def forward(x):
+        sizes.append(len(x))
+        return x
+
+    smoothed = SmoothedSR(network(forward), 0.1, tile=None)
+    smoothed.batching.most = 1
+    smoothed.certify(image(), **CERTIFY)
+    assert {*sizes} == {1}
+
+
 def test_the_input_is_left_alone():
     lr = image()
     require_independence(lambda x: x.mul_(0.5), lr, torch.float32, None)

@@ -43,6 +43,8 @@ def test_at_once_is_what_is_left_over_a_pass():
     assert demand.a_pass(4, 1) == 5 * 36
     assert demand.at_once(4, 1, demand.held(4) + 5 * 36 * 2.9) == 2
     assert demand.at_once(4, 1, 10) == 0
+    assert memory.fitting(1.2 * memory.BATCH, 2 * memory.BATCH) == 1  # one pass, though a large one
+    assert memory.fitting(1.2 * memory.BATCH, memory.BATCH) == 0
     assert demand.at_once(4, 1, 1e15) == memory.BATCH // (5 * 36) == memory.fitting(180, 1e15)
 
 

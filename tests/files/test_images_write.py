@@ -175,19 +175,38 @@ def test_pictures_that_make_no_sense(tmp_path: Path, bad: Picture, message: str)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_a_format_or_path_cannot_take(tmp_path: Path) -> None:
+def test_what_a_format_or_path_cannot_take(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     small = picture(samples(4, 4, 3, 8))
     for name in ("a.gif", "a"):
         with pytest.raises(ImageError, match=r"no format for the suffix.*\.png"):
             images.write(tmp_path / name, small)
-    with pytest.raises(ImageError, match=r"17000x1 pixels can't be written.*use \.png"):
-        images.write(tmp_path / "a.webp", Picture(torch.zeros(1, 3, 1, 17000)))
+    with monkeypatch.context() as patched:
+        patched.setattr(Image.Image, "save", _refusing)
+        with pytest.raises(ImageError, match=r"4x4 pixels can't be written: no.*use \.png"):
+            images.write(tmp_path / "a.webp", small)
     with pytest.raises(FileNotFoundError, match="no such folder"):
         images.write(tmp_path / "missing" / "a.png", small)
     assert list(tmp_path.iterdir()) == []
 
 
+def _refusing(*_arguments: object, **_options: object) -> None:
+    raise OSError("no")
+
+
 # Failures
+
+
+@pytest.mark.parametrize(("suffix", "longest"), [(".webp", 16383), (".jpg", 65500)])
+def test_what_is_too_long_for_a_format_is_told_before(tmp_path: Path, suffix: str, longest: int):
+    """And as long as may be is written."""
+    path = tmp_path / f"a{suffix}"
+    pixels = torch.zeros(1, 1, 1, longest)
+    images.write(path, Picture(pixels))
+    images.require_format(path, Picture(torch.zeros(1, 1, 1, longest // 4)), 4)
+    for too_long, scale in ((torch.zeros(1, 1, 1, longest + 1), 1), (pixels, 2)):
+        with pytest.raises(ImageError, match=f"has at most {longest} pixels a side"):
+            images.require_format(path, Picture(too_long), scale)
+    images.require_format(path.with_suffix(".png"), Picture(pixels), 2)
 
 
 @pytest.mark.parametrize("existing", [False, True])

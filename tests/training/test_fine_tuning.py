@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from training_networks import in_two_processes
 
-from smoothsr.training import ConsistencyPenalty, SmoothedLoss
+from smoothsr.training import ConsistencyPenalty, SmoothedLoss, fine_tuning
 from smoothsr.training.fine_tuning import DivergedError, FineTuning, Schedule
 from smoothsr.training.noise import NoisyLoss, PlainLoss
 from smoothsr.training.patches import Pair, Patches
@@ -93,6 +93,23 @@ def test_a_network_learns():
     losses = [run.learn() for _ in range(60)]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
     assert run.curves.loss[-1][0] == 60
+
+
+def test_where_another_process_overflows_none_takes_its_step(monkeypatch):
+    """In float16; else the others' weights would become NaN."""
+
+    def with_another(tensor):
+        return tensor.fill_(torch.inf) if tensor.ndim else tensor
+
+    run = run_of(PlainLoss(nn.L1Loss()), precision=torch.float16)
+    before = copy.deepcopy(run.model.state_dict())
+    with monkeypatch.context() as patched:
+        patched.setattr(fine_tuning, "averaged", with_another)
+        run.learn()
+    after = run.model.state_dict()
+    assert all(torch.equal(after[name], before[name]) for name, _ in run.model.named_parameters())
+    run.learn()
+    assert not torch.equal(run.model[0].weight, before["0.weight"])
 
 
 def test_what_is_served_is_the_average_of_the_weights():

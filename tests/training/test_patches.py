@@ -1,5 +1,7 @@
 """Patches: a pure function of seed, step and number; pairs that fit each other; the cache."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -102,6 +104,17 @@ def test_the_cache_is_used_again_and_sees_changes(tmp_path, monkeypatch):
     assert isinstance(again.hr, np.memmap)
     picture(path, size=(60, 60), seed=5)
     assert pairs_of(tmp_path, path)[0].hr.shape == (3, 60, 60)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="no /proc tells of open files")
+def test_images_take_no_open_files(tmp_path):
+    """Of thousands, a process may have a thousand open."""
+    pictures = [picture(tmp_path / f"{name}.png", seed=name) for name in range(12)]
+    before = len([*Path("/proc/self/fd").iterdir()])
+    patches = Patches(pairs_of(tmp_path, *pictures), 8)
+    for step in range(12):
+        patches.batch(step, range(2))
+    assert len([*Path("/proc/self/fd").iterdir()]) <= before + 2
 
 
 def test_16_bits_stay_and_gray_becomes_colour(tmp_path):
