@@ -28,7 +28,7 @@ from smoothsr.engine.noise import sigma_text
 from smoothsr.evaluation import conditions
 from smoothsr.evaluation.conditions import Attack, Condition
 from smoothsr.files import images
-from smoothsr.files.atomic import output_folder, staged
+from smoothsr.files.atomic import output_folder, require_own, staged
 from smoothsr.files.digests import digest, fingerprint
 from smoothsr.files.images import Picture
 from smoothsr.reports import attack_report, figures
@@ -42,6 +42,15 @@ PRECISIONS = {  # of certificates, as --precision names them
     "bfloat16 (autocast)": "bfloat16",
     "float16 (autocast)": "float16",
 }
+ENDS = (  # of the names of what is written
+    "_attacked.png",
+    "_bare.png",
+    "_bare_attacked.png",
+    "_smoothed.png",
+    "_smoothed_attacked.png",
+    "_attack.png",
+    "_attack.json",
+)
 STEPS = 65535  # of the 16 bits that the attacked image is written with
 
 
@@ -131,6 +140,8 @@ def run(args: argparse.Namespace) -> int:
     certificate = Certificate.load(args.certificate) if args.certificate else None
     _settle(args, certificate)
     options = AttackOptions.of(args)
+    written = [options.folder / f"{options.input.stem}{end}" for end in ENDS]
+    require_own(written[-1], written)
     picture = images.read(options.input)
     networks = load(NetworkOptions.of(args))
     smoothing, device = SmootherOptions.of(args), networks.device

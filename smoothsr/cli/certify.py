@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -21,13 +22,14 @@ from smoothsr.cli.reference import read_reference
 from smoothsr.cli.smoother import SmootherOptions, print_padding_advice, settled, smoother
 from smoothsr.engine.memory import Demand
 from smoothsr.files import images
-from smoothsr.files.atomic import output_folder, replacing
+from smoothsr.files.atomic import output_folder, replacing, require_own
 from smoothsr.files.images import Picture
 from smoothsr.files.parts import NotLastError, Parts
 from smoothsr.reports import certificate_report, deviation_report, figures, tables
 from smoothsr.reports.certificate_report import Answers, Questions
 
 LOOKS = 5
+ENDS = ("_sr.png", ".json", "_lower.png", "_upper.png", "_radius.png", "_panel.png")  # beside .npz
 FRAGILE = 8.0  # steps by which a change of one step a value may move the mean: of SPAN's kind
 Product = Callable[[Path], None]
 
@@ -89,6 +91,11 @@ class Options:
         """What the names of all results begin with."""
         return str(self.folder / self.input.stem)
 
+    @property
+    def file(self) -> Path:
+        """The certificate's."""
+        return Path(f"{self.stem}.npz")
+
 
 def _check_numbers(args: argparse.Namespace) -> None:
     """Refuse numbers that are out of their range, or that were meant in another unit.
@@ -136,44 +143,87 @@ def _check_looks(looks: int | None, enough: float | None) -> None:
         )
 
 
+class Job(NamedTuple):
+    """What is certified, and what will be asked of the certificate."""
+
+    options: Options
+    picture: Picture
+    lr: Tensor  # on the networks' device
+    networks: Networks
+    smoothed: SmoothedSR
+    questions: Questions
+
+    @classmethod
+    def of(cls, options: Options) -> "Job":
+        """Read and load what the options name.
+
+        Raises:
+            OSError: If a file can't be read.
+            ValueError: If the image can't be certified as asked.
+        """
+        picture = images.read(options.input)
+        _check_radii(options.radii, picture.pixels)
+        networks = load(options.network)
+        options = replace(options, smoother=settled(options.smoother, networks))
+        reference = read_reference(options.reference, picture, networks.sr.scale)
+        return cls(
+            options,
+            picture,
+            picture.pixels.to(networks.device),
+            networks,
+            _smoother(options, networks, picture),
+            Questions(options.radii, options.tolerance / 255, options.beta, reference),
+        )
+
+
 def run(args: argparse.Namespace) -> int:
     """Certify one image; write certificate and output, then what follows from them."""
     options = Options.of(args)
-    picture = images.read(options.input)
-    _check_radii(options.radii, picture.pixels)
-    networks = load(options.network)
-    options = replace(options, smoother=settled(options.smoother, networks))
-    questions = Questions(
-        options.radii,
-        options.tolerance / 255,
-        options.beta,
-        read_reference(options.reference, picture, networks.sr.scale),
-    )
-    lr = picture.pixels.to(networks.device)
-    smoothed = _smoother(options, networks, picture)
-    print(f"{networks.text}; predictor: {options.smoother.text}")
-    print_padding_advice(options.smoother, networks.sr)
+    require_own(options.file, (Path(f"{options.stem}{end}") for end in ENDS))
+    job = Job.of(options)
+    print(f"{job.networks.text}; predictor: {job.options.smoother.text}")
+    print_padding_advice(job.options.smoother, job.networks.sr)
+    certificate = _made(job)
+    status = _told(job, certificate) if certificate else 0
+    print_profile(job.options.network.passes)
+    return status
+
+
+def _made(job: Job) -> Certificate | None:
+    """Make the certificate and save it with its output; None where another process does so.
+
+    Raises:
+        OSError: If they can't be written.
+    """
+    options = job.options
     with output_folder(options.folder):
         if options.parts.folder.exists():
             print(f"What is in {options.parts.folder} of these options is not drawn again")
         meet()
         try:
-            certificate = _certify(options, smoothed, lr)
+            certificate = _certify(options, job.smoothed, job.lr)
         except NotLastError as error:
             print(f"{error}; the process that is last to end writes the certificate")
-            print_profile(options.network.passes)
-            return 0
-        overwritten = Path(f"{options.stem}.npz").exists()
+            return None
+        if options.file.exists():
+            print(f"The certificate that was in {options.folder} before is overwritten.")
         # At once: what follows may fail, and the draws are the work.
-        certificate.save(f"{options.stem}.npz")
-        images.write(f"{options.stem}_sr.png", images.with_pixels(picture, certificate.sr, 8))
+        certificate.save(options.file)
+        images.write(f"{options.stem}_sr.png", images.with_pixels(job.picture, certificate.sr, 8))
         options.parts.remove()
+    return certificate
+
+
+def _told(job: Job, certificate: Certificate) -> int:
+    """Say what the certificate guarantees, write tables and figures, and return the exit status."""
+    options, picture = job.options, job.picture
     if options.enough:
         print(_outcome(options.enough, certificate))
-    with autocast(options.smoother.precision, lr.device):
-        bare = _bare(smoothed, lr)
-    answers = certificate_report.answer(certificate, questions, bare)
-    guaranteed = certificate_report.sentences(certificate, questions.shown, questions.beta)
+    with autocast(options.smoother.precision, job.lr.device):
+        bare = _bare(job.smoothed, job.lr)
+    answers = certificate_report.answer(certificate, job.questions, bare)
+    shown, beta = job.questions.shown, job.questions.beta
+    guaranteed = certificate_report.sentences(certificate, shown, beta)
     print("\n" + "\n\n".join([*certificate_report.sections(answers), "\n".join(guaranteed)]))
     if options.smoother.denoiser == "none" and not _is_enough(FRAGILE, certificate):
         print(
@@ -182,12 +232,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if picture.bits == 16:
         print("The file has 16 bits; the certified output is the one rounded to 8 bits.")
-    record = _record(options, networks, answers, guaranteed)
-    if overwritten:
-        print(f"The certificate that was in {options.folder} before is overwritten.")
-    status = _write(options.stem, _products(picture, bare, answers, record))
-    print_profile(options.network.passes)
-    return status
+    record = _record(options, job.networks, answers, guaranteed)
+    return _write(options.stem, _products(picture, bare, answers, record))
 
 
 def _smoother(options: Options, networks: Networks, picture: Picture) -> SmoothedSR:

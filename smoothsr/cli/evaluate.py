@@ -19,6 +19,7 @@ from smoothsr.cli.errors import UserError, message
 from smoothsr.cli.image_pairs import find_images, read_pair
 from smoothsr.cli.loading import for_channels, load_denoiser, load_frozen
 from smoothsr.cli.processes import OnCell, share_out
+from smoothsr.cli.smoother import settle_around
 from smoothsr.cli.study_options import StudyOptions, denoisers_of, short_names
 from smoothsr.engine.arguments import settled_draws
 from smoothsr.evaluation import conditions, statistics
@@ -49,8 +50,7 @@ class Results(NamedTuple):
 def run(args: argparse.Namespace) -> int:
     """Measure, and write the table as markdown, CSV and JSON."""
     args.n, args.antithetic = settled_draws(args.n, args.agg, args.antithetic)
-    if args.halo_noise != 1 and args.tile in (0, "auto"):
-        raise UserError("--halo-noise is of the noise beyond a tile: add --tile 8, or another side")
+    settle_around(args)
     settings = [
         Setting.of(sigma, args.n, args.tile, args.halo, args.halo_noise, denoiser)
         for denoiser in denoisers_of(args)

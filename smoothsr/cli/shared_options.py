@@ -55,16 +55,7 @@ def common(
         default=tile,
         help=f"tile side in input pixels, 0: none{AUTO if tile == 'auto' else ''} (default {tile})",
     )
-    command.add_argument(
-        "--halo", type=int, default=halo, help=f"input pixels read beyond a tile (default {halo})"
-    )
-    command.add_argument(
-        "--halo-noise",
-        type=number,
-        default=halo_noise,
-        help="how many times sigma the noise beyond a tile is: stronger certificates for a little "
-        f"quality (default {halo_noise:g})",
-    )
+    around(command, halo, halo_noise)
     denoiser(command)
     command.add_argument(
         "--batch-size", type=int, help="draws at once (default: the fastest, found out)"
@@ -205,15 +196,21 @@ def tiles(command: argparse.ArgumentParser, several: bool) -> None:
             default="auto",
             help=f"tile side in input pixels, 0: none{AUTO} (default auto)",
         )
-        command.add_argument(
-            "--halo", type=int, default=4, help="input pixels read beyond a tile (default 4)"
-        )
-        command.add_argument(
-            "--halo-noise",
-            type=number,
-            default=1.0,
-            help="with --tile: how many times sigma the noise beyond a tile is (default 1)",
-        )
+        around(command, halo=4, halo_noise=1.0)
+
+
+def around(command: argparse.ArgumentParser, halo: int, halo_noise: float) -> None:
+    """What is beyond a tile; None unless given, since there may be no tiles."""
+    command.add_argument(
+        "--halo", type=int, help=f"with tiles: input pixels read beyond one (default {halo})"
+    )
+    command.add_argument(
+        "--halo-noise",
+        type=number,
+        help="with tiles: how many times sigma the noise beyond one is; more makes certificates "
+        f"stronger for a little quality (default {halo_noise:g})",
+    )
+    command.set_defaults(around={"halo": halo, "halo_noise": halo_noise})
 
 
 def network(command: argparse.ArgumentParser) -> None:

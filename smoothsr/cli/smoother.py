@@ -52,9 +52,10 @@ class SmootherOptions:
         """Take them from the command line, where tile 0 means none.
 
         Raises:
-            UserError: If a denoiser's strength is given without one.
+            UserError: If a denoiser's strength is given without one, or a halo without tiles.
             ValueError: If another option is out of its range.
         """
+        settle_around(args)
         if args.denoiser == "none" and args.denoiser_sigma is not None:
             raise UserError("--denoiser-sigma is what a denoiser is told: add --denoiser builtin")
         n, antithetic = settled_draws(args.n, args.agg, args.antithetic)
@@ -119,6 +120,22 @@ class SmootherOptions:
             f"--sigma {sigma_text(self.sigma)} -n {self.n} --agg {agg} {tile}{denoiser} "
             f"--precision {self.precision}{lattice}"
         )
+
+
+def settle_around(args: Namespace) -> None:
+    """Fill in halo and its noise where they are not given.
+
+    Raises:
+        UserError: If one is given, and no tile.
+    """
+    for name, usual in vars(args).pop("around", {}).items():
+        if getattr(args, name) is None:
+            setattr(args, name, usual)
+        elif args.tile in (None, 0, "auto"):
+            raise UserError(
+                f"--{name.replace('_', '-')} is of what is read beyond a tile: add --tile 8, or "
+                "another side"
+            )
 
 
 def settled(options: SmootherOptions, networks: Networks) -> SmootherOptions:

@@ -3,11 +3,11 @@
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-__all__ = ["adding", "output_folder", "replacing", "staged"]
+__all__ = ["adding", "output_folder", "replacing", "require_own", "staged"]
 
 
 @contextmanager
@@ -62,6 +62,21 @@ def staged(folder: Path) -> Iterator[Path]:
             file.replace(folder / file.name)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def require_own(mark: Path, targets: Iterable[Path]) -> None:
+    """Refuse to write over files that are of something else: where an earlier run has written them,
+    its mark is there too.
+
+    Raises:
+        FileExistsError: If so.
+    """
+    others = [target for target in targets if target.exists() and not mark.exists()]
+    if others:
+        raise FileExistsError(
+            f"{others[0]} is there, and no {mark.name}, so it is of something else: pass another "
+            "--output, or move it"
+        )
 
 
 @contextmanager

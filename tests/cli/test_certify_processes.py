@@ -17,7 +17,8 @@ RESULTS = {f"photo{end}" for end in ENDS}
 
 
 def certify(photo, out, tile=4, n_cert=200):
-    options = ["--n-cert", n_cert, "--levels", 4, "--tile", tile, "--halo", 1, "-n", 3]
+    options = ["--n-cert", n_cert, "--levels", 4, "--tile", tile, "-n", 3]
+    options += ["--halo", 1] if tile else []
     return [str(word) for word in ("certify", photo, "-o", out, *options)]
 
 

@@ -3,7 +3,7 @@
 import pytest
 
 from smoothsr import adapters
-from smoothsr.cli import main
+from smoothsr.cli import attack, certify, main
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def refused(capsys, monkeypatch):
         (["--sigma", "-1"], "sigma must be"),
         (["-n", "0"], "n must be"),
         (["--agg", "foo"], "agg must be"),
-        (["--halo-noise", "-2"], "halo_noise must be"),
+        (["--tile", "8", "--halo-noise", "-2"], "halo_noise must be"),
         (["--batch-size", "0"], "batch_size must be"),
         (
             ["--sigma", ".03", "more.png"],
@@ -103,7 +103,25 @@ def test_options_without_a_part_in_a_sweep_are_refused(over, option, advice, pho
     assert told in refused("sweep", "--hr", photo, "--over", over, *option)
 
 
-@pytest.mark.parametrize("tile", [[], ["--tile", "0"]])
-def test_noise_beyond_a_tile_needs_tiles(tile, photo, refused):
-    told = refused("evaluate", "--hr", photo, "--halo-noise", "2", *tile)
-    assert "--halo-noise is of the noise beyond a tile: add --tile 8" in told
+@pytest.mark.parametrize("option", ["--halo", "--halo-noise"])
+@pytest.mark.parametrize("command", ["upscale", "certify", "attack", "evaluate"])
+def test_what_is_beyond_a_tile_needs_tiles(command, option, photo, refused):
+    command = ["evaluate", "--hr", photo] if command == "evaluate" else [command, photo]
+    told = refused(*command, option, "2", "--tile", "0")
+    assert f"{option} is of what is read beyond a tile: add --tile 8" in told
+    if command[0] != "certify":  # which has tiles
+        assert told == refused(*command, option, "2")
+
+
+@pytest.mark.parametrize(
+    ("command", "ends"), [("certify", certify.ENDS), ("attack", attack.ENDS[:-1])]
+)
+def test_files_of_something_else_are_not_written_over(command, ends, photo, tmp_path, refused):
+    for end in ends:
+        other = tmp_path / "out" / f"{photo.stem}{end}"
+        other.parent.mkdir(exist_ok=True)
+        other.write_text("mine")
+        told = refused(command, photo, "-o", other.parent)
+        assert f"{other} is there, and no {photo.stem}" in told
+        assert [path.read_text() for path in other.parent.iterdir()] == ["mine"]
+        other.unlink()
