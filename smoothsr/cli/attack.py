@@ -19,7 +19,7 @@ from smoothsr.attacks import gradient_memory
 from smoothsr.attacks.views import seed_of, serve
 from smoothsr.certificates import check
 from smoothsr.cli.devices import autocast, reproducible
-from smoothsr.cli.errors import UserError
+from smoothsr.cli.errors import UserError, message
 from smoothsr.cli.loading import NetworkOptions, Networks, load
 from smoothsr.cli.reference import read_reference
 from smoothsr.cli.smoother import SmootherOptions, smoother
@@ -33,6 +33,7 @@ from smoothsr.files.digests import digest, fingerprint
 from smoothsr.files.images import Picture
 from smoothsr.reports import attack_report, figures
 from smoothsr.reports.attack_report import Outcome
+from smoothsr.smoothing import variant
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -180,6 +181,7 @@ def _attack(
     device = lr.device
     with autocast(options.precision, device), reproducible(), _counter(smoothed.model):
         _require_memory(options.condition, smoothed, lr)
+        _require_runs(smoothed, lr)
         truth = None if reference is None else reference.to(device)
         whole = smoothed.lattice and on_lattice(lr)
         attacked = options.condition.apply(lr, truth, smoothed, options.seed, whole)
@@ -199,6 +201,23 @@ def _attack(
         Outcome(f"smoothed by {sigma_text(smoothed.sigma)}", clean, harmed),
         Outcome("smoothed, no attack", clean, again),
     )
+
+
+def _require_runs(smoothed: SmoothedSR, lr: Tensor) -> None:
+    """Try one draw.
+
+    Raises:
+        UserError: If the network fails, as one may on small tiles.
+    """
+    options: dict[str, Any] = {"n": 1, "agg": "mean", "antithetic": False}
+    try:
+        with torch.no_grad():
+            variant(smoothed, **options)(lr)
+    except RuntimeError as error:
+        raise UserError(
+            f"the network fails on this image ({message(error)}): if its patches are too small, "
+            "pass a larger --tile or --halo, or --tile 0"
+        ) from error
 
 
 def _report(

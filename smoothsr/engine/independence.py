@@ -32,7 +32,7 @@ def require_independence(
         f's output (1,C,H,W) of the patch.
 
     Raises:
-        ValueError: If they differ by more than rounding does.
+        ValueError: If they differ by more than rounding does, or f fails on the patch.
     """
     # What differs most from the patch shows best what leaks from one image to another.
     other = torch.full_like(patch, float(patch.mean() < 0.5))
@@ -40,7 +40,13 @@ def require_independence(
     try:
         first = f(patch.clone() if batch_size == 1 else pair.clone())
     except (RuntimeError, MemoryError) as error:
-        if batch_size == 1 or not out_of_memory(error):
+        if not out_of_memory(error):
+            height, width = patch.shape[2:]
+            raise ValueError(
+                f"the model fails on a patch of {width}x{height} pixels, tile and halo ({error}): "
+                "if it is too small, pass a larger tile or halo"
+            ) from error
+        if batch_size == 1:
             raise
         pair, first = patch, f(patch.clone())  # then draws run one by one
     batch = pair[-len(first) :]

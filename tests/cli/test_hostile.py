@@ -330,3 +330,22 @@ def test_a_network_that_gives_nan_is_told(photo, tmp_path, capsys):
         tmp_path,
         ["certify", photo, "-o", tmp_path / "o", "-m", tmp_path / "inf.safetensors"],
     )
+
+
+@pytest.mark.parametrize("command", ["certify", "attack"])
+def test_a_network_that_refuses_small_patches_is_told_in_one_line(command, tmp_path, capsys):
+    (tmp_path / "wide.py").write_text("""
+from torch import nn
+class Wide(nn.Sequential):
+    def __init__(self):
+        super().__init__(nn.ReflectionPad2d(8), nn.Conv2d(3, 48, 17), nn.PixelShuffle(4))
+""")
+    weights = {"1.weight": torch.rand(48, 3, 17, 17), "1.bias": torch.rand(48)}
+    torch.save(weights, tmp_path / "wide.pth")
+    images.write(tmp_path / "photo.png", Picture(torch.rand(1, 3, 12, 12)))
+    network = ["-m", tmp_path / "wide.pth", "--arch", f"{tmp_path / 'wide.py'}:Wide"]
+    options = [*network, "--tile", 4, "--halo", 1, "-o", tmp_path / "out"]
+    assert main([command, str(tmp_path / "photo.png"), *map(str, options)]) == 2
+    told = capsys.readouterr().err.splitlines()[-1]  # after a caution about its weights
+    assert "fails on" in told
+    assert "pass a larger" in told
