@@ -127,10 +127,11 @@ def _gather_by_parts(wanted: Wanted, parts: Parts, key: str, progress: Progress 
     sampler, n = wanted.sampler, wanted.evidence.request.n
     bands = bands_of(n, wanted.evidence.served.size // len(sampler.tiles))
     shared = DrawParts(sampler, n, parts, key, bands=bands)
-    if parts.ranks > len(sampler.tiles) or shared.begun:
+    tiles = TileParts(wanted.evidence, parts, key, sampler.tiles)
+    # What an earlier run has drawn is gone on with, however many processes there are now.
+    if not tiles.begun and (parts.ranks > len(sampler.tiles) or shared.begun):
         _gather_by_draws(wanted, shared, progress)
         return
-    tiles = TileParts(wanted.evidence, parts, key, sampler.tiles)
     share = tiles.share
     serving = wanted.serving and wanted.serving.only(share)
     mine = wanted._replace(sampler=sampler.only(share), serving=serving)

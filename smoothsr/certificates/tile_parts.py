@@ -28,6 +28,11 @@ class TileParts:
         self.names = {tile: f"{key}_tile_{place}" for place, tile in enumerate(tiles)}
 
     @property
+    def begun(self) -> bool:
+        """Whether any part is there."""
+        return len(self.parts.missing([*self.names.values()])) < len(self.names)
+
+    @property
     def share(self) -> list[int]:
         """The places in the grid of the tiles that this process has still to draw."""
         mine = {*self.parts.share([*self.names.values()])}

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -333,7 +334,9 @@ def _process_group(device: torch.device) -> Iterator[None]:
     if place()[1] == 1:
         yield
         return
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    own = {"backend": "nccl", "device_id": device} if device.type == "cuda" else {"backend": "gloo"}
+    # They wait while the first of them decodes images, or validates.
+    dist.init_process_group(timeout=timedelta(days=1), **own)
     try:
         yield
     finally:

@@ -4,7 +4,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 __all__ = ["adding", "output_folder", "replacing", "require_own", "staged"]
@@ -31,13 +31,20 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def adding(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary name, as `replacing` does; but of several files of one path the first that
     is complete stays, whoever writes it.
+
+    On file systems without hard links, of two that are complete at the same moment the last stays.
     """
     target = Path(path)
     part = _temporary(target.parent, target.name)
     try:
         yield part
-        with suppress(FileExistsError):
+        try:
             os.link(part, target)
+        except FileExistsError:
+            pass
+        except OSError:
+            if not target.exists():
+                part.replace(target)
     finally:
         part.unlink(missing_ok=True)
 

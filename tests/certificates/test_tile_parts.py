@@ -62,6 +62,22 @@ def test_draws_that_do_not_suffice_are_shared_too(tmp_path):
         same(together, certified(smoothed, None, **options))
 
 
+def test_more_processes_than_tiles_go_on_with_tiles_that_are_there(tmp_path, tiles_drawn):
+    """Rather than share all draws anew, which would choose among draws."""
+    smoothed, folder = smoother(tile=5), tmp_path / "p"
+    with pytest.raises(NotLastError):
+        certified(smoothed, Parts(folder, 0, 2))
+    before = {path.name: path.read_bytes() for path in folder.glob("*_tile_*")}
+    for rank in (4, 3, 2, 0):
+        with pytest.raises(NotLastError):
+            certified(smoothed, Parts(folder, rank, 5))
+    certified(smoothed, Parts(folder, 1, 5))
+    after = {path.name: path.read_bytes() for path in folder.glob("*_tile_?.npz")}
+    assert len(before) == 2
+    assert before.items() < after.items()
+    assert not [*folder.glob("*draws*")]
+
+
 def test_processes_agree_on_how_many_draws_are_wanted(tmp_path, monkeypatch):
     wanted = iter([150, 160])
     monkeypatch.setattr(SmoothedSR, "draws_wanted", lambda *_, **__: next(wanted))

@@ -1,8 +1,10 @@
 """Files appear whole or not at all, sets of them too; folders are tried before the work."""
 
+import os
+
 import pytest
 
-from smoothsr.files.atomic import output_folder, replacing, staged
+from smoothsr.files.atomic import adding, output_folder, replacing, staged
 
 
 def names(folder):
@@ -89,3 +91,18 @@ def test_what_is_no_folder_or_can_not_be_written_is_told(tmp_path, monkeypatch):
     with pytest.raises(PermissionError, match=r"nothing can be written to .*new: Permission"):
         enter(tmp_path / "new")
     assert names(tmp_path) == {"file"}
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_of_files_that_are_added_the_first_stays_and_nothing_is_left_beside_it(
+    links, tmp_path, monkeypatch
+):
+    def refuse(*_paths):
+        raise PermissionError("hard links are unknown here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    for text in ("first", "second"):
+        with adding(tmp_path / "a") as part:
+            part.write_text(text)
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["first"]
