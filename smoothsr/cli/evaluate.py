@@ -7,13 +7,16 @@ import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
+from torch import Tensor
 
 from smoothsr import __version__, metrics
 from smoothsr.adapters import LoadedSR
+from smoothsr.cli import memory_budget
 from smoothsr.cli.devices import autocast, find_device, reproducible
 from smoothsr.cli.errors import UserError, message
 from smoothsr.cli.image_pairs import find_images, read_pair
@@ -22,6 +25,7 @@ from smoothsr.cli.processes import OnCell, share_out
 from smoothsr.cli.smoother import settle_around
 from smoothsr.cli.study_options import StudyOptions, denoisers_of, short_names
 from smoothsr.engine.arguments import settled_draws
+from smoothsr.engine.memory import Demand
 from smoothsr.evaluation import conditions, statistics
 from smoothsr.evaluation.certified_study import CertifiedStudy
 from smoothsr.evaluation.records import NONE, Denoising, Record, Setting, statistic
@@ -105,17 +109,39 @@ def measure_all(
 
     def measure(path: Path, on_cell: OnCell) -> None:
         image = read_pair(options, path, first, device)
+        chosen = by_channels[image.lr.shape[1]]
         with ExitStack() as stack:
             stack.enter_context(autocast(options.precision, device))
             if isinstance(study, Study):  # a certificate's noise is fresh
                 stack.enter_context(reproducible())
-            by_channels[image.lr.shape[1]].measure(image, on_cell)
+            _require_memory(chosen, image.lr)
+            chosen.measure(image, on_cell)
 
     def collect(path: Path) -> list[Record] | None:
         image = read_pair(options, path, first, device)
         return by_channels[image.lr.shape[1]].records(image)
 
     return share_out(options, paths, study.cells, measure, collect)
+
+
+def _require_memory(study: Study | CertifiedStudy, lr: Tensor) -> None:
+    """Refuse an image of which one draw by some setting does not fit, which would end the process
+    without a word.
+
+    Raises:
+        UserError: If so.
+    """
+
+    def held(demand: Demand, tile: int | None) -> float:
+        if isinstance(study, Study):
+            return demand.held(tile)
+        return memory_budget.certifying_bytes(demand, tile, study.n_cert, study.levels)
+
+    for network, setting in product(study.models.values(), study.settings):
+        if setting.sigma and setting.tile != "auto":
+            before = study.denoisers[setting.denoiser]
+            smoothed = setting.smoothed(network, study.agg, study.antithetic, before)
+            memory_budget.fitted(smoothed, lr, held, "pass a smaller --tile, or --crop")
 
 
 def load_models(options: StudyOptions, device: torch.device) -> dict[str, LoadedSR]:

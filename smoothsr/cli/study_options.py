@@ -65,7 +65,7 @@ class StudyOptions:
         denoisers: By the names that settings call them: as adapters.load_denoiser takes them, or
             "none".
         denoiser_sigma: What they are told, if that is not the usual.
-        metrics: Of study.METRICS.
+        metrics: Of scores.METRICS.
         lpips_weights: File of them.
         agg: Of SmoothedSR.
         antithetic: Likewise.

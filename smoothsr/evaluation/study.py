@@ -5,7 +5,9 @@ A score is a pure function of image, network, setting, condition, seed and kind 
 stored under these. So a run that was killed, or that several machines share, ends with the scores
 of one that ran through, and a later one with more rows or columns measures only what is missing.
 (For the last bit of it, run under `torch.use_deterministic_algorithms(True)`, with as many
-threads.)
+threads. And a setting's tile "auto" follows the memory that is free: tiles that it cuts an image
+into change its scores by what is left at their seams, hundredths of a decibel; name a tile to
+exclude that.)
 """
 
 import hashlib

@@ -123,6 +123,17 @@ def test_what_does_not_fit_is_one_line(photo, tmp_path, capsys, monkeypatch):
     assert "0 GiB may be taken" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [["evaluate"], ["sweep", "--over", "certified"]])
+def test_an_image_that_does_not_fit_is_left_out(command, photo, tmp_path, capsys, monkeypatch):
+    images.write(tmp_path / "hr.png", picture_of(256))
+    options = ["--hr", tmp_path / "hr.png", "--sigma", "0.05", "--tile", "64", "-o", tmp_path]
+    give(monkeypatch, 1e6)
+    assert main([*command, *map(str, options)]) == 2
+    told = capsys.readouterr().err
+    assert "64x64 pixels would take" in told
+    assert "pass a smaller --tile, or --crop" in told
+
+
 def test_memory_is_written_with_its_unit(photo, capsys):
     with pytest.raises(SystemExit):
         main(["upscale", str(photo), "--memory", "2"])
