@@ -6,12 +6,12 @@ import torch
 from torch import Tensor
 
 from smoothsr.engine.batching import Batching
+from smoothsr.engine.forward_memory import CORNER
 from smoothsr.smoothing import SmoothedSR, variant
 
 __all__ = ["LIMIT", "gradient_bytes", "patches", "within_memory"]
 
 LIMIT = 4 * 2**30  # bytes that one output takes without being asked to cut the image
-CORNER = 48  # pixels a side of what is measured
 
 
 def gradient_bytes(smoothed: SmoothedSR, lr: Tensor) -> float:

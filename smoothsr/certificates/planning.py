@@ -9,6 +9,7 @@ import math
 
 import numpy as np
 
+from smoothsr.certificates.evidence import pilot_count
 from smoothsr.certificates.spectral_error import Attack, compared, rms_error
 from smoothsr.certificates.spectrum import spectrum
 from smoothsr.engine.moments import TileMoments
@@ -18,7 +19,6 @@ __all__ = ["draws_wanted"]
 CANDIDATES = (100, 150, 200, 300, 400, 500, 600, 700, 800, 900)
 MOST = 1000
 LOSS = 0.5  # dB that fewer draws than MOST may cost
-PILOT_SHARE = 0.1  # of the draws, which are not counted as certification draws
 
 
 def draws_wanted(sample: TileMoments, tiles: int, alpha: float, within: Attack) -> int:
@@ -42,7 +42,7 @@ def draws_wanted(sample: TileMoments, tiles: int, alpha: float, within: Attack) 
 
 def _predicted_db(sample: TileMoments, tiles: int, alpha: float, within: Attack, n: int) -> float:
     """Predict the certified deviation of n draws in dB, up to a constant."""
-    made = spectrum(_predicted_moments(sample, tiles, round(n * (1 - PILOT_SHARE))), alpha)
+    made = spectrum(_predicted_moments(sample, tiles, n - pilot_count(n)), alpha)
     found = rms_error(made, within, compared(1, y=False), None)
     return -20 * math.log10(found) if 0 < found < math.inf else 0.0
 

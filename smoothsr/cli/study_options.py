@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from smoothsr.certificates.options import Predictor
 from smoothsr.cli.errors import UserError
 from smoothsr.engine.noise import sigma_text
-from smoothsr.evaluation.certified_study import Predictor
 from smoothsr.evaluation.records import NONE, Setting
 
 __all__ = ["CERTIFICATION", "Certification", "StudyOptions", "denoisers_of", "short_names"]

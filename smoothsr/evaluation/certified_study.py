@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
 from pathlib import Path
-from typing import Literal
 
 from torch import nn
 
 from smoothsr import __version__, metrics
 from smoothsr.certificates import storage
 from smoothsr.certificates.certificate import Certificate
-from smoothsr.certificates.options import Norm
+from smoothsr.certificates.options import Norm, Predictor
 from smoothsr.evaluation.records import (
     NONE,
     Denoising,
@@ -30,9 +29,8 @@ from smoothsr.evaluation.records import (
 )
 from smoothsr.files.digests import digest
 
-__all__ = ["CLEAN", "CertifiedStudy", "Predictor"]
+__all__ = ["CLEAN", "METRICS", "CertifiedStudy"]
 
-Predictor = Literal["served", "ideal"]
 CLEAN = "PSNR without an attack"
 METRICS: dict[Predictor, str] = {
     "ideal": "ideal certified PSNR",

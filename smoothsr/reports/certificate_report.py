@@ -143,7 +143,7 @@ def _row(
         "rms_8bit": certificate.rms(radius),
         "within_tolerance": float((held >= radius).float().mean()),
         "mean_width_8bit": float((upper - lower).mean() * 255),
-        "trivial_share": float(((lower == 0) & (upper == 1)).float().mean()),
+        "trivial_share": certificate.trivial_share(radius, predictor, questions.beta),
         "psnr_box": certificate.psnr(radius, method="box", predictor=predictor),
     } | _psnrs(certificate, questions, "psnr_collective", radius, predictor=predictor)
 

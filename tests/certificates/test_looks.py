@@ -276,7 +276,7 @@ def test_a_look_that_was_enough_is_so_again(tmp_path, drawn):
         ({"enough": never}, "go together; got looks=1 and enough"),
         ({"looks": 0, "enough": never}, "looks must be an integer of at least 1, got 0"),
         ({"looks": 2.5, "enough": never}, "looks must be an integer of at least 1, got 2.5"),
-        ({"looks": 5, "enough": never, "n": 0}, "needs n >= 1"),
+        ({"looks": 5, "enough": never, "n": 0}, "n must be an integer of at least 1, got 0"),
     ],
 )
 def test_wrong_arguments_are_told_before_the_network_runs(options, message):

@@ -218,32 +218,23 @@ def test_means_are_drawn_in_pairs_and_that_is_said(
     assert words in capsys.readouterr().out
 
 
-def test_upscale_gives_the_certified_predictor(photo, tmp_path):
-    """With noise that hardly moves an output both commands must write the same image; another tile
-    shows.
+def predictor_of(printed):
+    """The options that define it, as a command prints them and as commands take them."""
+    return re.search(r"predictor: (.*)", printed)[1].split()
+
+
+def test_upscale_gives_the_certified_predictor(photo, tmp_path, capsys):
+    """With the options that certify prints. With noise that hardly moves an output both commands
+    must write the same image; another tile shows.
     """
-    options = ["--sigma", "1e-6", "--tile", "4", "--halo", "1"]
-    assert (
-        main(
-            [
-                "certify",
-                str(photo),
-                "-o",
-                str(tmp_path / "c"),
-                *options,
-                "--n-cert",
-                "200",
-                "--levels",
-                "4",
-            ]
-        )
-        == 0
-    )
-    for halo in ("1", "0"):
-        assert (
-            main(["upscale", str(photo), "-o", str(tmp_path / f"u{halo}.png"), *options[:-1], halo])
-            == 0
-        )
+    command = ["certify", photo, "-o", tmp_path / "c", *QUICK, "--sigma", "1e-6"]
+    assert main([*map(str, command)]) == 0
+    options = predictor_of(capsys.readouterr().out)
+    assert main(["upscale", str(photo), "-o", str(tmp_path / "u1.png"), *options]) == 0
+    assert predictor_of(capsys.readouterr().out) == options
+    assert {"--halo-noise", "--tile", "--halo", "-n", "--agg"} < {*options}
+    options[options.index("--halo") + 1] = "0"
+    assert main(["upscale", str(photo), "-o", str(tmp_path / "u0.png"), *options]) == 0
     certified = images.read(tmp_path / "c" / "photo_sr.png").pixels
     same, other = (images.read(tmp_path / f"u{halo}.png").pixels for halo in ("1", "0"))
     assert (certified - same).abs().max() < 1.5 / 255
