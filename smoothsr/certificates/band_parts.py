@@ -23,21 +23,23 @@ class BandParts:
     Args:
         evidence: Makes them, and takes them at the end.
         draws: Of which they are made.
+        bands: Into how many a tile is cut.
     """
 
-    def __init__(self, evidence: Evidence, draws: DrawParts) -> None:
-        self.evidence, self.draws, self.parts = evidence, draws, draws.parts
+    def __init__(self, evidence: Evidence, draws: DrawParts, bands: int) -> None:
+        self.evidence, self.draws, self.parts, self.bands = evidence, draws, draws.parts, bands
         self._places = {
             f"{draws.key}_band_{index}_{band}": (index, band)
             for index in range(len(draws.tiles))
-            for band in range(draws.bands)
+            for band in range(bands)
         }
 
     def share(self, *, alone: bool) -> None:
         """Make this process's share of them, or all that are missing if it is alone."""
         names = [*self._places]
         for name in self.parts.missing(names) if alone else self.parts.share(names):
-            self.parts.add(name, self.evidence.of_band(self.draws.of_band(*self._places[name])))
+            draws = self.draws.of_band(*self._places[name], self.bands)
+            self.parts.add(name, self.evidence.of_band(draws))
 
     def join(self) -> None:
         """Give the evidence what is kept of all bands.

@@ -2,8 +2,7 @@
 image, that is, where it is not cut into tiles.
 
 The blocks are joined as if one process had made them: whatever is made of draws, order statistics
-and moments, is the same. A block is kept in bands of rows, so that who needs all draws of some rows
-reads no others.
+and moments, is the same. Who needs all draws of some rows reads no others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -30,14 +29,11 @@ class DrawParts(Sampler):
         parts: The files.
         key: Tells all that the draws depend on but tile and block.
         step: Blocks have a multiple of so many draws, but for the last one of a tile.
-        bands: Into how many a tile's rows are cut.
     """
 
-    def __init__(
-        self, sampler: Sampler, n: int, parts: Parts, key: str, step: int = 1, bands: int = 1
-    ) -> None:
+    def __init__(self, sampler: Sampler, n: int, parts: Parts, key: str, step: int = 1) -> None:
         vars(self).update(vars(sampler))
-        self.sampler, self.n, self.parts, self.key, self.bands = sampler, n, parts, key, bands
+        self.sampler, self.n, self.parts, self.key = sampler, n, parts, key
         blocks = max(1, BLOCKS // len(sampler.tiles)) * step
         self.size = step * -(-n // blocks)
 
@@ -61,9 +57,8 @@ class DrawParts(Sampler):
         index, first = map(int, name.split("_")[-2:])
         block = self.sampler.only([self.places[index]]).after(first)
         count = min(self.size, self.n - first)
-        draws = torch.cat([outputs for _, outputs in block.draws(count)]).cpu().numpy()
-        bands = np.array_split(draws, self.bands, axis=-2)
-        self.parts.add(name, {_band(place): band for place, band in enumerate(bands)})
+        draws = torch.cat([outputs for _, outputs in block.draws(count)])
+        self.parts.add(name, draws.contiguous().cpu().numpy())
         return count
 
     def draws(self, n: int) -> Iterator[tuple[int, Tensor]]:
@@ -76,15 +71,16 @@ class DrawParts(Sampler):
         if n != self.n:
             raise ValueError(f"{self.n} draws are kept, asked for {n}")
         for index, first in product(range(len(self.tiles)), range(0, n, self.size)):
-            found = self.parts.read(self._name(index, first))
-            draws = np.concatenate([found[_band(place)] for place in range(self.bands)], -2)
+            draws = np.array(self.parts.array(self._name(index, first)))
             yield index, torch.from_numpy(draws).to(self.lr.device)
 
-    def of_band(self, index: int, band: int) -> Tensor:
-        """Return all draws (n,C,h,W) of a band of a tile."""
-        names = [self._name(index, first) for first in range(0, self.n, self.size)]
-        found = [self.parts.read(name, [_band(band)])[_band(band)] for name in names]
-        return torch.from_numpy(np.concatenate(found)).to(self.lr.device)
+    def of_band(self, index: int, band: int, bands: int) -> Tensor:
+        """Return all draws (n,C,h,W) of one of the bands that a tile's rows are cut into."""
+        blocks = [self._name(index, first) for first in range(0, self.n, self.size)]
+        arrays = [self.parts.array(block) for block in blocks]
+        first, last = (arrays[0].shape[2] * edge // bands for edge in (band, band + 1))
+        found = np.concatenate([array[:, :, first:last] for array in arrays])
+        return torch.from_numpy(found).to(self.lr.device)
 
     def _name(self, index: int, first: int) -> str:
         return f"{self.key}_draws_{index}_{first}"
@@ -108,7 +104,3 @@ def share_draws(samplers: Sequence[DrawParts], progress: Progress | None = None)
         if progress:
             progress(done, max(done, total))
     return [*makers]
-
-
-def _band(place: int) -> str:
-    return f"band_{place}"

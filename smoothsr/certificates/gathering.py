@@ -125,8 +125,7 @@ def _serve(wanted: Wanted) -> None:
 
 def _gather_by_parts(wanted: Wanted, parts: Parts, key: str, progress: Progress | None) -> None:
     sampler, n = wanted.sampler, wanted.evidence.request.n
-    bands = bands_of(n, wanted.evidence.served.size // len(sampler.tiles))
-    shared = DrawParts(sampler, n, parts, key, bands=bands)
+    shared = DrawParts(sampler, n, parts, key)
     tiles = TileParts(wanted.evidence, parts, key, sampler.tiles)
     # What an earlier run has drawn is gone on with, however many processes there are now.
     if not tiles.begun and (parts.ranks > len(sampler.tiles) or shared.begun):
@@ -150,7 +149,8 @@ def _gather_by_draws(wanted: Wanted, shared: DrawParts, progress: Progress | Non
         kept.insert(0, serving)
     wanted = wanted._replace(sampler=shared, serving=serving)
     names = share_draws(kept, progress)
-    if shared.bands == 1 or not evidence.wanted:
+    count = bands_of(shared.n, evidence.served.size // len(shared.tiles))
+    if count == 1 or not evidence.wanted:
         parts.require_last(names)
         gather(wanted)
         return
@@ -158,7 +158,7 @@ def _gather_by_draws(wanted: Wanted, shared: DrawParts, progress: Progress | Non
         parts.together()
     else:
         parts.require_last(names)
-    bands = BandParts(evidence, shared)
+    bands = BandParts(evidence, shared, count)
     bands.share(alone=not parts.together)
     bands.join()
     _serve(wanted)

@@ -7,8 +7,8 @@ never chosen among several. Each process makes its share, and the last one to en
 
 import secrets
 import shutil
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +19,7 @@ from smoothsr.files.atomic import adding
 __all__ = ["NotLastError", "Parts"]
 
 Arrays = Mapping[str, np.ndarray]
+SUFFIXES = (".npz", ".npy")  # of several arrays by name, and of one
 
 
 class NotLastError(Exception):
@@ -52,32 +53,38 @@ class Parts:
 
     def missing(self, names: Sequence[str]) -> list[str]:
         """Return the names of parts that are not there."""
-        there = {path.stem for path in self.folder.glob("*.npz")}
+        there = {path.stem for suffix in SUFFIXES for path in self.folder.glob(f"*{suffix}")}
         return [name for name in names if name not in there]
 
-    def add(self, name: str, arrays: Arrays) -> None:
-        """Keep a part, unless it is there already.
+    def add(self, name: str, arrays: Arrays | np.ndarray) -> None:
+        """Keep a part, several arrays or a large one, unless it is there already.
 
         Raises:
             OSError: If it can't be written.
         """
         self._keep(name, arrays)
 
-    def read(self, name: str, only: Collection[str] | None = None) -> dict[str, np.ndarray]:
-        """Read a part's arrays, all or some.
+    def read(self, name: str) -> dict[str, np.ndarray]:
+        """Read a part of several arrays.
 
         Raises:
             OSError: If it is not there.
             ValueError: If it is damaged.
         """
         path = self._path(name)
-        with path.open("rb") as file:
-            try:
-                with np.load(file, allow_pickle=False) as stored:
-                    return {array: stored[array] for array in only or stored}
-            # numpy, zipfile and zlib raise many kinds for a file that is something else.
-            except Exception as error:
-                raise ValueError(f"{path} is damaged: delete it, and start again") from error
+        with path.open("rb") as file, _whole(path), np.load(file, allow_pickle=False) as stored:
+            return dict(stored)
+
+    def array(self, name: str) -> np.ndarray:
+        """Open a part that is one array, of which no more is read than is looked at.
+
+        Raises:
+            OSError: If it is not there.
+            ValueError: If it is damaged.
+        """
+        path = self._path(name, ".npy")
+        with _whole(path):
+            return np.load(path, mmap_mode="r", allow_pickle=False)
 
     def first(self, name: str, arrays: Arrays) -> dict[str, np.ndarray]:
         """Return the arrays that the first of all processes and runs gave."""
@@ -131,7 +138,7 @@ class Parts:
         self.folder.rename(gone)
         shutil.rmtree(gone)
 
-    def _keep(self, name: str, arrays: Arrays) -> None:
+    def _keep(self, name: str, arrays: Arrays | np.ndarray) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             self._write(name, arrays)
@@ -139,9 +146,25 @@ class Parts:
             with suppress(OSError):  # it has parts, as it should
                 self.folder.rmdir()
 
-    def _write(self, name: str, arrays: Arrays) -> None:
-        with adding(self._path(name)) as part, part.open("wb") as file:
-            np.savez(file, **arrays)  # type: ignore[arg-type]
+    def _write(self, name: str, arrays: Arrays | np.ndarray) -> None:
+        suffix = SUFFIXES[isinstance(arrays, np.ndarray)]
+        with adding(self._path(name, suffix)) as part, part.open("wb") as file:
+            if isinstance(arrays, np.ndarray):
+                np.save(file, arrays)
+            else:
+                np.savez(file, **arrays)  # type: ignore[arg-type]
 
-    def _path(self, name: str) -> Path:
-        return self.folder / f"{name}.npz"
+    def _path(self, name: str, suffix: str = ".npz") -> Path:
+        return self.folder / f"{name}{suffix}"
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Tell of a part that is damaged."""
+    try:
+        yield
+    except OSError:
+        raise
+    # numpy, zipfile and zlib raise many kinds for a file that is something else.
+    except Exception as error:
+        raise ValueError(f"{path} is damaged: delete it, and start again") from error

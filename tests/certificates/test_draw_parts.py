@@ -146,8 +146,8 @@ def test_the_served_output_is_that_of_the_served_parts(tmp_path):
     """And not made once more by the process that joins them."""
     smoothed, parts = smoother(agg="median", tile=None), Parts(tmp_path / "p")
     certificate = shared(parts.folder, lambda parts: certified(smoothed, parts, kind="levels"))
-    names = [path.stem for path in parts.folder.glob("*_served_draws_0_?.npz")]
-    served = np.concatenate([parts.read(name)["band_0"] for name in names])
+    names = [path.stem for path in parts.folder.glob("*_served_draws_0_?.npy")]
+    served = np.concatenate([parts.array(name) for name in names])
     assert len(served) == smoothed.n
     assert np.array_equal(certificate.sr_bytes[0], np.rint(255 * np.median(served, axis=0)))
 
@@ -155,7 +155,7 @@ def test_the_served_output_is_that_of_the_served_parts(tmp_path):
 def test_blocks_of_a_mean_tear_no_pair_apart(tmp_path):
     with pytest.raises(NotLastError):
         smoother(n=7, tile=None)(LR, parts=Parts(tmp_path, 0, 2))
-    sizes = [len(Parts(tmp_path).read(path.stem)["band_0"]) for path in tmp_path.iterdir()]
+    sizes = [len(Parts(tmp_path).array(path.stem)) for path in tmp_path.iterdir()]
     assert sizes == [2, 2]
 
 

@@ -29,6 +29,21 @@ def test_what_is_added_is_read(tmp_path):
     assert leftovers(parts.folder) == []
 
 
+def test_a_large_array_is_read_in_pieces_and_told_if_it_is_damaged(tmp_path):
+    parts, array = Parts(tmp_path / "p"), np.arange(60.0).reshape(3, 20)
+    parts.add("large", array)
+    assert parts.missing(["large", "b"]) == ["b"]
+    found = parts.array("large")
+    assert isinstance(found, np.memmap)
+    assert np.array_equal(found[:, 5:7], array[:, 5:7])
+    [file] = parts.folder.iterdir()
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(ValueError, match=r"large.npy is damaged: delete it"):
+        parts.array("large")
+    with pytest.raises(FileNotFoundError):
+        parts.array("b")
+
+
 def test_the_first_of_several_stays(tmp_path):
     for rank in (0, 1):
         Parts(tmp_path, rank, 2).add("a", one(rank))
