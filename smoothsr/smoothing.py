@@ -12,7 +12,6 @@ import warnings
 from functools import partial
 from typing import Any, Literal, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -22,13 +21,13 @@ from smoothsr.adapters.denoisers import as_denoiser
 from smoothsr.adapters.transparent import Transparent
 from smoothsr.certificates.certificate import Certificate
 from smoothsr.certificates.draw_parts import served_parts, share_draws
-from smoothsr.certificates.evidence import Evidence, Request, values_at_once
-from smoothsr.certificates.gathering import Wanted, gather, gather_by_parts, require_same_network
-from smoothsr.certificates.looks import Enough, counted, plan, require_looks, until_enough
-from smoothsr.certificates.options import Agg, Kind, Norm, Scope
+from smoothsr.certificates.evidence import Request
+from smoothsr.certificates.looks import Enough, require_looks
+from smoothsr.certificates.options import Kind, Norm, Scope
 from smoothsr.certificates.planning import draws_wanted
 from smoothsr.certificates.requirements import require_certifiable, require_eval
 from smoothsr.certificates.spectral_error import attack
+from smoothsr.certifying import Certifying
 from smoothsr.engine import draws, memory
 from smoothsr.engine.arguments import (
     rank_of,
@@ -40,11 +39,10 @@ from smoothsr.engine.arguments import (
 from smoothsr.engine.batching import Batching
 from smoothsr.engine.compiled import is_compiled, uncompiled
 from smoothsr.engine.forward_memory import CORNER, Footprint, footprint
-from smoothsr.engine.independence import require_independence
 from smoothsr.engine.memory import Demand, largest_tile
 from smoothsr.engine.moments import Moments
 from smoothsr.engine.noise import Noise, sigma_text
-from smoothsr.engine.precision import precision_of, precision_text
+from smoothsr.engine.precision import precision_text
 from smoothsr.engine.receptive_field import Reach, find_reach
 from smoothsr.engine.tiles import Tile, grid
 from smoothsr.files.digests import digest, fingerprint
@@ -211,12 +209,12 @@ class SmoothedSR(Transparent):
         base = partial(checkpoint, self.base, use_reentrant=False) if again else self.base
         smoothers = [self._agreed(image, parts) for image in lr.split(1)]
         samplers = [
-            each._sampler(base, image, self.seed, self.antithetic)
+            each.sampler(base, image, self.seed, self.antithetic)
             for each, image in zip(smoothers, lr.split(1), strict=True)
         ]
         if parts:
             kept = [
-                served_parts(sampler, self.n, rank, parts, each._key(sampler.lr))
+                served_parts(sampler, self.n, rank, parts, each.key(sampler.lr))
                 for each, sampler in zip(smoothers, samplers, strict=True)
             ]
             parts.require_last(share_draws(kept, progress))
@@ -256,7 +254,7 @@ class SmoothedSR(Transparent):
         found = self.fitted(lr)
         if self.tile != "auto" or not parts:
             return found
-        key = self._key(lr)
+        key = self.key(lr)
         tile = parts.agree(f"{key}_tile", cast(int | None, found.tile) or 0) or None
         halo = parts.agree(f"{key}_halo", found.halo)
         return variant(found, tile=tile, halo=halo, _inside=tile is not None)
@@ -288,9 +286,10 @@ class SmoothedSR(Transparent):
                 )
         return self._reaches[channels]
 
-    def _sampler(
+    def sampler(
         self, f: draws.Network, image: Tensor, seed: int | None, antithetic: bool = False
     ) -> draws.Sampler:
+        """Make a sampler of the draws of f, `base` or a checkpointed one, for an image."""
         how = Noise(self.sigma, seed, antithetic, self.lattice, self.halo_noise)
         return draws.Sampler(f, image, self.grid(image), how, self.batching)
 
@@ -397,89 +396,15 @@ class SmoothedSR(Transparent):
                 "a certificate is of one way to cut the image: pass tile=8 and halo=2, or tile=None"
             )
         with torch.no_grad():
-            probe, output_shape = self._require_independence(lr)
+            certifying = Certifying.of(self, lr, void_guarantee_seed, parts)
             if n == "auto":
-                request = self._planned(lr, request, void_guarantee_seed, parts)
-            requests = plan(request, looks, values_at_once(scope, output_shape))
-            certificate = until_enough(
-                requests,
-                partial(self._evidence, lr, probe, output_shape, void_guarantee_seed, parts),
-                partial(self._certificate, lr, request, len(requests), void_guarantee_seed),
-                enough,
-                counted(progress, requests, len(self.grid(lr))),
-            )
+                request = certifying.planned(request)
+            certificate = certifying.certificate(request, looks, enough, progress)
         if kind != "spectral" and not certificate.z.size:
             _warn_of_few_draws(certificate)
         return certificate
 
-    def _planned(
-        self, lr: Tensor, request: Request, seed: int | None, parts: Parts | None
-    ) -> Request:
-        """Replace the number of draws by the one that lr needs, on which processes agree."""
-        wanted = self.draws_wanted(lr, alpha=request.alpha, seed=seed)
-        if parts:
-            wanted = parts.agree(f"{self._key(lr, 'auto', request, seed)}_n", wanted)
-        return request._replace(n=wanted)
-
-    def _evidence(
-        self,
-        lr: Tensor,
-        probe: Tensor,
-        output_shape: tuple[int, ...],
-        seed: int | None,
-        parts: Parts | None,
-        request: Request,
-        served: np.ndarray | None,
-        progress: draws.Progress | None,
-    ) -> Evidence:
-        """Draw what is asked for, beside the served output if it is not there."""
-        evidence = Evidence(request, lr, output_shape, served)
-        sampler = self._sampler(self.base, lr, seed)
-        serving = self._sampler(self.base, lr, self.seed, self.antithetic)
-        rank = rank_of(self.agg, self.n)
-        wanted = Wanted(evidence, sampler, None if served is not None else serving, self.n, rank)
-        if parts:
-            key = self._key(lr, request, seed)
-            require_same_network(parts, key, probe, precision_of(lr))
-            gather_by_parts(wanted, parts, key, progress)
-        else:
-            gather(wanted, progress=progress)
-        return evidence
-
-    def _certificate(
-        self, lr: Tensor, request: Request, looks: int, seed: int | None, evidence: Evidence
-    ) -> Certificate:
-        """Record what the draws of one of the looks at a request have shown."""
-        tiled = self.tile is not None
-        certificate = Certificate(
-            **evidence.fields(),
-            lr_shape=(*lr.shape[1:],),
-            sigma=self.sigma,
-            agg=cast(Agg, self.agg),
-            n_serve=self.n,
-            antithetic=self.antithetic,
-            n_cert=evidence.request.n,
-            alpha=request.alpha,
-            level_count=request.levels,
-            kind=request.kind,
-            scope=request.scope,
-            tile=cast(int | None, self.tile),
-            halo=self.halo if tiled else 0,
-            halo_noise=self.halo_noise if tiled else 1.0,
-            seeded=self.seed is not None,
-            void=seed is not None,
-            lattice=self.lattice,
-            dtype=precision_text(lr),
-            input_digest=digest([lr]),
-            weights_digest=fingerprint(*self.children()),
-            denoiser_sigma=self.denoiser_sigma,
-            looks=looks,
-        )
-        if self.agg == "mean" and request.kind != "levels":
-            return certificate.as_mean()
-        return certificate
-
-    def _key(self, lr: Tensor, *options: object) -> str:
+    def key(self, lr: Tensor, *options: object) -> str:
         """Tell all that the draws of a tile depend on, and what is kept of them."""
         what = [__version__, self.extra_repr(), fingerprint(*self.children()), digest([lr])]
         what += [precision_text(lr), lr.device.type, str(self._inside)]
@@ -511,7 +436,7 @@ class SmoothedSR(Transparent):
             The fewest of 100 to 1000 draws whose certificate is expected to be within half a
             decibel of that of 1000.
         """
-        sampler = self._sampler(self.base, lr, seed)
+        sampler = self.sampler(self.base, lr, seed)
         every = max(1, len(sampler.tiles) // SAMPLED_TILES)
         tiles = len(sampler.tiles)
         sides = (lr.shape[2], lr.shape[3])
@@ -520,17 +445,6 @@ class SmoothedSR(Transparent):
         sample = Moments(SAMPLED_DRAWS, SAMPLED_DRAWS // 3, sides)
         draws.observe(sampler, SAMPLED_DRAWS, [sample])
         return draws_wanted(sample.tiles, tiles, alpha / 2, within)
-
-    def _require_independence(self, lr: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-        """Try on the first patch of lr what a certificate takes on trust of the network; return the
-        output of the patch, and (C,H,W) of that of lr.
-        """
-        rows, columns = self.grid(lr)[0]
-        patch = lr[:, :, rows.first : rows.last, columns.first : columns.last]
-        patch = patch[:, :, list(rows.gather)][..., list(columns.gather)]
-        output = require_independence(self.base, patch, precision_of(lr), self.batching.limit)
-        scale = draws.ratio((*patch.shape[2:],), (*output.shape[2:],))
-        return output, (output.shape[1], scale * lr.shape[2], scale * lr.shape[3])
 
 
 def variant(smoothed: SmoothedSR, **options: Any) -> SmoothedSR:

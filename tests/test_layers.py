@@ -19,6 +19,7 @@ FLOORS = (
     {"metrics", "adapters"},
     {"engine", "files"},
     {"certificates"},
+    {"certifying"},
     {"smoothing"},
     {"attacks"},
     {"training"},

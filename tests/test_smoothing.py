@@ -316,8 +316,8 @@ def test_weights_digest_covers_network_and_denoiser():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"n": 0}, "n >= 1"),
-        ({"levels": 1}, "levels >= 2"),
+        ({"n": 0}, "n must be an integer of at least 1"),
+        ({"levels": 1}, "levels must be an integer of at least 2"),
         ({"alpha": 0}, "0 < alpha < 1"),
         ({"alpha": 1}, "0 < alpha < 1"),
         ({"scope": "row"}, "scope must be"),

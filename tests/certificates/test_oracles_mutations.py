@@ -17,7 +17,7 @@ from oracle_checks import (
     steady,  # noqa: F401, a fixture for each test here
 )
 
-from smoothsr import smoothing
+from smoothsr import certifying
 from smoothsr.certificates import looks, quantile_bounds, squared_error
 from smoothsr.certificates.levels import Levels
 from smoothsr.engine import draws, noise
@@ -126,7 +126,7 @@ def noise_on_copies(sampler, index, some):
         ),
         (noise, "_fresh", same_again, chosen_values_hold),
         (draws, "observe", by_known_seed, no_seed_helps),
-        (smoothing, "plan", all_of_alpha, early_looks_hold),
+        (certifying, "plan", all_of_alpha, early_looks_hold),
     ],
 )
 def test_the_oracles_catch(where, name, mutant, check, monkeypatch):
