@@ -99,25 +99,46 @@ class Study:
         Raises:
             ValueError: If an output has NaN or not HR's shape, or is too small for a metric.
         """
-        pixels, seed = digest([image.lr, image.hr]), seed_of(self.seed, image.name)
+        pixels = digest([image.lr, image.hr])
         found = self._read(image.name).get(pixels, {})
-        for name, condition in product(self.models, self.conditions):
-            attacked = None
-            for setting in self.settings:
-                key = self._key(name, setting, condition, image)
-                if missing := self._missing(found.get(key, {})):
-                    model = self._model(self.models[name], setting)
-                    # An attack that knows no smoother is the same for every setting.
-                    if attacked is None or condition.adaptive:
-                        attacked = condition.apply(image.lr, image.hr, model, seed)
-                    complaint = f"{name} gives NaN under {condition.text}"
-                    output = _served(model, attacked, seed, complaint)
-                    scores = {
-                        self._stored(m): score(m, output, image, self.lpips_weights)
-                        for m in missing
-                    }
-                    self._store(image.name, pixels, key, scores)
-                progress()
+        attacked: dict[tuple[str, str], Tensor] = {}
+        for name, condition, setting in product(self.models, self.conditions, self.settings):
+            key = self._key(name, setting, condition, image)
+            if missing := self._missing(found.get(key, {})):
+                output = self._output(image, name, condition, setting, attacked)
+                scores = {
+                    self._stored(metric): score(metric, output, image, self.lpips_weights)
+                    for metric in missing
+                }
+                self._store(image.name, pixels, key, scores)
+            progress()
+
+    def _output(
+        self,
+        image: Image,
+        name: str,
+        condition: Condition,
+        setting: Setting,
+        attacked: dict[tuple[str, str], Tensor],
+    ) -> Tensor:
+        """Run a network as a setting says on what a condition makes of an image.
+
+        Args:
+            image: The image.
+            name: The network's.
+            condition: What is done to the input.
+            setting: How the network is run.
+            attacked: Inputs that were made before; an attack that knows no smoother is the same for
+                every setting.
+
+        Raises:
+            ValueError: If the output has NaN.
+        """
+        model, seed = self._model(self.models[name], setting), seed_of(self.seed, image.name)
+        made = (name, condition.text)
+        if condition.adaptive or made not in attacked:
+            attacked[made] = condition.apply(image.lr, image.hr, model, seed)
+        return _served(model, attacked[made], seed, f"{name} gives NaN under {condition.text}")
 
     def records(self, image: Image) -> list[Record] | None:
         """Collect what is stored of an image, or None if it is not complete."""
