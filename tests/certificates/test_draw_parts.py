@@ -74,6 +74,10 @@ def test_the_last_process_makes_what_the_draws_show_band_by_band(
 def test_processes_that_wait_for_each_other_share_the_bands(tmp_path, bands, scale):
     """In threads, since a test of processes would start Python twice."""
     smoothed, added, both = smoother(tile=None, seed=5), {0: [], 1: []}, Barrier(2)
+    waits = []
+
+    def together():
+        waits.append(both.wait())
 
     class Told(Parts):
         def add(self, name, arrays):
@@ -82,13 +86,14 @@ def test_processes_that_wait_for_each_other_share_the_bands(tmp_path, bands, sca
 
     def made(rank):
         try:
-            return certified(smoothed, Told(tmp_path / "p", rank, 2, both.wait), n=scale * 100)
+            return certified(smoothed, Told(tmp_path / "p", rank, 2, together), n=scale * 100)
         except NotLastError:
             return None
 
     with ThreadPoolExecutor(2) as pool:
         certificates = [each for each in pool.map(made, range(2)) if each]
     assert len(certificates) == 1
+    assert sorted(waits) == [0, 1]
     same(certificates[0], certified(smoothed, None, n=scale * 100), spectrum=1e-3)
     of_bands = [[name for name in names if "_band_" in name] for names in added.values()]
     assert [*map(len, of_bands)] == [2, 1]
@@ -118,7 +123,7 @@ def test_bands_are_not_made_twice(tmp_path, bands, monkeypatch):
 
 def test_products_of_all_draws_are_no_more_than_the_draws():
     assert bands_of(300, 3 * 192**2) == 8
-    for n, values in ((300, 19_000), (5000, 3 * 512**2), (10, 640), (10, 639)):
+    for n, values in ((300, 19_000), (1000, 10_000), (5000, 3 * 512**2), (10, 640), (10, 639)):
         kept = 2 * n * bands_of(n, values)  # float64, of n * n products in each band
         assert bands_of(n, values) == 1 or kept <= values
 

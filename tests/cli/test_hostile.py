@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
+from smoothsr import SmoothedSR
 from smoothsr.adapters.compact import Compact
 from smoothsr.cli import main
 from smoothsr.engine import draws
@@ -349,3 +350,12 @@ class Wide(nn.Sequential):
     told = capsys.readouterr().err.splitlines()[-1]  # after a caution about its weights
     assert "fails on" in told
     assert "pass a larger" in told
+
+
+def test_an_output_too_long_for_its_format_is_told_before_it_is_made(tmp_path, capsys, monkeypatch):
+    images.write(tmp_path / "long.png", Picture(torch.rand(1, 3, 1, 4100)))
+    made = []
+    monkeypatch.setattr(SmoothedSR, "forward", lambda *words, **more: made.append(words))
+    assert main(["upscale", str(tmp_path / "long.png"), "--ext", "webp", "--tile", "0"]) == 2
+    assert ".webp has at most 16383 pixels a side, not 16400; use .png" in capsys.readouterr().err
+    assert not made

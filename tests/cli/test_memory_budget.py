@@ -134,6 +134,17 @@ def test_an_image_that_does_not_fit_is_left_out(command, photo, tmp_path, capsys
     assert "pass a smaller --tile, or --crop" in told
 
 
+def test_draws_that_are_held_count_too(tmp_path, capsys, monkeypatch):
+    picture = picture_of(256)
+    images.write(tmp_path / "hr.png", picture)
+    network = load(NetworkOptions("builtin")).sr.model
+    demand = SmoothedSR(network, 0.05, tile=64).demand(picture_of(64).pixels)
+    options = ["--hr", tmp_path / "hr.png", "--sigma", "0.05", "--tile", "64", "-o", tmp_path]
+    give(monkeypatch, demand.a_pass(64, 4) + 0.5 * demand.held(64))
+    assert main(["evaluate", *map(str, options)]) == 2
+    assert "64x64 pixels would take" in capsys.readouterr().err
+
+
 def test_memory_is_written_with_its_unit(photo, capsys):
     with pytest.raises(SystemExit):
         main(["upscale", str(photo), "--memory", "2"])

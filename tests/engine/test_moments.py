@@ -70,7 +70,9 @@ def test_bands_together_are_the_whole(cuts, dtype):
     draws[15:20] += 0.25
     pilots = 9
     bands = [moments_of_band(draws[:, :, a:b], pilots) for a, b in pairwise(cuts)]
-    found = moments_of_tile(reduce(BandMoments.and_of, bands))
+    whole = reduce(BandMoments.and_of, bands)
+    assert whole.rounding == max(float(band.rounding) for band in bands) > 0
+    found = moments_of_tile(whole)
     centre = pilot(draws[:pilots].flatten(1))
     expected = [*centre[1:], *summed(draws[pilots:].flatten(1), centre)]
     assert expected[4] > 0.1  # clipped
@@ -78,6 +80,17 @@ def test_bands_together_are_the_whole(cuts, dtype):
     assert found == pytest.approx(expected, rel=1e-4 if dtype == torch.float32 else 1e-9)
     z = shortened(draws[pilots:].flatten(1), centre)[0]
     assert found[3] >= torch.linalg.eigvalsh(z.T @ z)[-1].item() / len(z) * (1 - 1e-12)
+
+
+def test_the_top_of_bands_allows_for_rounding():
+    """By a share of the trace, as the top of draws that one process has."""
+    draws = 0.4 + 0.2 * uniform(30, 20, dtype=torch.float32)
+    band = moments_of_band(draws, 10)
+    exact = moments_of_tile(band._replace(rounding=np.array(0.0)))
+    trace = shortened(draws[10:], pilot(draws[:10]))[0].square().sum().item()
+    assert band.rounding == pytest.approx(28 * 2**-24)  # of 20 terms
+    allowed = moments_of_tile(band)[3] - exact[3]
+    assert allowed == pytest.approx(float(band.rounding) * trace / 20, rel=1e-4)
 
 
 def test_draws_that_are_all_alike_have_bands_too():

@@ -138,3 +138,15 @@ def test_what_the_first_gave_is_returned_and_dropped_if_it_is_alone(tmp_path):
     parts.drop_alone("k_probe")
     assert not parts.folder.exists()
     parts.drop_alone("k_probe")  # nothing is there
+
+
+def test_a_part_that_another_process_adds_to_is_no_error(tmp_path, monkeypatch):
+    parts = Parts(tmp_path / "p")
+    parts.add("probe", one(1))
+
+    def added_meanwhile(folder):
+        raise OSError(39, "Directory not empty", str(folder))
+
+    monkeypatch.setattr("pathlib.Path.rmdir", added_meanwhile)
+    parts.drop_alone("probe")
+    assert parts.missing(["probe"]) == ["probe"]
