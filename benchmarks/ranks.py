@@ -180,7 +180,7 @@ def work(
     connection.send("ready")
     while task := connection.recv():
         mode, place, rank, ranks = task
-        wait = together.wait if ranks > 1 else None
+        wait = (lambda _: together.wait()) if ranks > 1 else None
         parts, start = Parts(place, rank, ranks, wait), time.process_time()
         upscale(parts) if mode == "images" else certify(mode, parts)
         connection.send(time.process_time() - start)

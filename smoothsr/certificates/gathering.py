@@ -2,6 +2,7 @@
 the tiles or the draws.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -126,39 +127,48 @@ def _serve(wanted: Wanted) -> None:
 def _gather_by_parts(wanted: Wanted, parts: Parts, key: str, progress: Progress | None) -> None:
     sampler, n = wanted.sampler, wanted.evidence.request.n
     shared = DrawParts(sampler, n, parts, key)
+    serving = None
+    if wanted.serving:
+        serving = served_parts(wanted.serving, wanted.n_serve, wanted.rank, parts, key)
     tiles = TileParts(wanted.evidence, parts, key, sampler.tiles)
+    kept = [shared] if wanted.evidence.wanted else []
+    if serving:
+        kept.insert(0, serving)
     # What an earlier run has drawn is gone on with, however many processes there are now.
-    if not tiles.begun and (parts.ranks > len(sampler.tiles) or shared.begun):
-        _gather_by_draws(wanted, shared, progress)
+    begun = any(each.begun for each in kept)
+    if not tiles.begun and (parts.ranks > len(sampler.tiles) or begun):
+        _gather_by_draws(wanted._replace(sampler=shared, serving=serving), kept, progress)
         return
     share = tiles.share
-    serving = wanted.serving and wanted.serving.only(share)
-    mine = wanted._replace(sampler=sampler.only(share), serving=serving)
+    mine = wanted._replace(
+        sampler=sampler.only(share), serving=wanted.serving and wanted.serving.only(share)
+    )
     gather(mine, tiles, progress)
     tiles.join()
 
 
-def _gather_by_draws(wanted: Wanted, shared: DrawParts, progress: Progress | None) -> None:
+def _gather_by_draws(wanted: Wanted, kept: Sequence[DrawParts], progress: Progress | None) -> None:
     """Share the draws, then what is made of them, if processes wait for each other; else the last
     one makes it alone.
+
+    Args:
+        wanted: Its samplers give what is kept.
+        kept: All that is.
+        progress: Called after each block of draws.
     """
-    evidence, serving, parts = wanted.evidence, wanted.serving, shared.parts
-    kept = [shared] if evidence.wanted else []
-    if serving:
-        serving = served_parts(serving, wanted.n_serve, wanted.rank, parts, shared.key)
-        kept.insert(0, serving)
-    wanted = wanted._replace(sampler=shared, serving=serving)
+    evidence, parts = wanted.evidence, kept[0].parts
     names = share_draws(kept, progress)
-    count = bands_of(shared.n, evidence.served.size // len(shared.tiles))
+    tiles = wanted.sampler.tiles
+    count = bands_of(evidence.request.n, evidence.served.size // len(tiles))
     if count == 1 or not evidence.wanted:
         parts.require_last(names)
         gather(wanted)
         return
     if parts.together:
-        parts.together()
+        parts.meet(names)
     else:
         parts.require_last(names)
-    bands = BandParts(evidence, shared, count)
+    bands = BandParts(evidence, kept[-1], count)
     bands.share(alone=not parts.together)
     bands.join()
     _serve(wanted)

@@ -23,6 +23,7 @@ from smoothsr.cli.errors import UserError, message
 from smoothsr.cli.loading import NetworkOptions, Networks, load
 from smoothsr.cli.reference import read_reference
 from smoothsr.cli.smoother import SmootherOptions, smoother
+from smoothsr.engine.batching import out_of_memory
 from smoothsr.engine.lattice import on_lattice, snapped
 from smoothsr.engine.noise import sigma_text
 from smoothsr.evaluation import conditions
@@ -214,6 +215,8 @@ def _require_runs(smoothed: SmoothedSR, lr: Tensor) -> None:
         with torch.no_grad():
             variant(smoothed, **options)(lr)
     except RuntimeError as error:
+        if out_of_memory(error):
+            raise
         raise UserError(
             f"the network fails on this image ({message(error)}): if its patches are too small, "
             "pass a larger --tile or --halo, or --tile 0"
@@ -318,8 +321,7 @@ def _settle(args: argparse.Namespace, certificate: Certificate | None) -> None:
             known["denoiser"] = args.denoiser
     for name, value in known.items():
         given = getattr(args, name)
-        tiled = certificate and certificate.tile
-        if certificate and given not in (None, value) and (tiled or not name.startswith("halo")):
+        if certificate and given not in (None, value):
             raise UserError(
                 f"{_typed(name, given)} contradicts {args.certificate}, which was made with "
                 f"{_typed(name, value)}: leave it out"
@@ -330,6 +332,8 @@ def _settle(args: argparse.Namespace, certificate: Certificate | None) -> None:
 def _typed(name: str, value: object) -> str:
     """Write an option as it is typed."""
     option = name.replace("_", "-")
+    if value is None:
+        return f"no --{option}"
     if isinstance(value, bool):
         return f"--{option}" if value else f"--no-{option}"
     return f"-n {value}" if name == "n" else f"--{option} {value}"

@@ -16,7 +16,7 @@ from smoothsr.cli import memory_budget
 from smoothsr.cli.devices import autocast
 from smoothsr.cli.errors import FAILURES, UserError, message
 from smoothsr.cli.loading import NetworkOptions, Networks, load
-from smoothsr.cli.processes import meet, parts_of
+from smoothsr.cli.processes import meet, parts_of, place
 from smoothsr.cli.progress import draws_bar, print_profile
 from smoothsr.cli.reference import read_reference
 from smoothsr.cli.smoother import SmootherOptions, print_padding_advice, settled, smoother
@@ -106,6 +106,8 @@ def _check_numbers(args: argparse.Namespace) -> None:
     for name in ("alpha", "beta"):
         if not 0 < getattr(args, name) < 1:
             raise UserError(f"--{name} must be between 0 and 1, got {getattr(args, name):g}")
+    if args.n_cert != "auto" and args.n_cert < 2:
+        raise UserError(f"--n-cert must be at least 2, got {args.n_cert}")
     if args.tolerance and not 1 <= args.tolerance <= 255:
         raise UserError(
             "--tolerance must be 0, or from 1 to 255, in 8-bit steps: write 8 for 8/255, got "
@@ -133,6 +135,10 @@ def _check_looks(looks: int | None, enough: float | None) -> None:
     Raises:
         UserError: If so.
     """
+    if enough is not None and place()[1] > 1:
+        raise UserError(
+            "--enough is for one process, since looks are not shared: leave it out, or run one"
+        )
     if enough is not None and not 0 < enough < 255:
         raise UserError(f"--enough must be between 0 and 255 steps, got {enough:g}")
     if looks is not None and (looks < 2 or enough is None):
@@ -184,7 +190,13 @@ def run(args: argparse.Namespace) -> int:
     print(f"{job.networks.text}; predictor: {job.options.smoother.text}")
     print_padding_advice(job.options.smoother, job.networks.sr)
     certificate = _made(job)
-    status = _told(job, certificate) if certificate else 0
+    status = 0
+    if certificate:
+        status = _told(job, certificate)
+        if status:
+            print(f"{options.parts.folder} stays: the same command goes on with what is drawn")
+        else:
+            options.parts.remove()
     print_profile(job.options.network.passes)
     return status
 
@@ -210,7 +222,6 @@ def _made(job: Job) -> Certificate | None:
         # At once: what follows may fail, and the draws are the work.
         certificate.save(options.file)
         images.write(f"{options.stem}_sr.png", images.with_pixels(job.picture, certificate.sr, 8))
-        options.parts.remove()
     return certificate
 
 

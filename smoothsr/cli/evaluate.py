@@ -4,17 +4,17 @@ and write one table.
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from itertools import product
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from smoothsr import __version__, metrics
+from smoothsr import SmoothedSR, __version__, metrics
 from smoothsr.adapters import LoadedSR
 from smoothsr.cli import memory_budget
 from smoothsr.cli.devices import autocast, find_device, reproducible
@@ -30,11 +30,14 @@ from smoothsr.evaluation import conditions, statistics
 from smoothsr.evaluation.certified_study import CertifiedStudy
 from smoothsr.evaluation.records import NONE, Denoising, Record, Setting, statistic
 from smoothsr.evaluation.study import Study
-from smoothsr.files.atomic import replacing
+from smoothsr.files.atomic import replacing, require_own
 from smoothsr.reports import figures, tables
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+ENDS = (".json", ".md", ".csv", ".png")  # of what is written
 
 
 class Results(NamedTuple):
@@ -84,6 +87,7 @@ def measure(options: StudyOptions) -> Results:
         precision=options.precision,
         antithetic=options.antithetic,
         denoisers=load_denoisers(options, device),
+        fits=partial(require_memory, Demand.held),
     )
     unavailable = _unavailable(options, device)
     study = replace(study, metrics=[name for name in options.metrics if name not in unavailable])
@@ -103,19 +107,19 @@ def measure_all(
     Returns:
         Records, and images that failed and why, as `share_out` does.
     """
+    results = [Path(f"{options.result}{end}") for end in ENDS]
+    require_own(results[0], results)
     gray = {name: for_channels(loaded, 1) for name, loaded in models.items()}
     first = next(iter(models.values()))
     by_channels = {first.channels: study, 1: replace(study, models=gray)}
 
     def measure(path: Path, on_cell: OnCell) -> None:
         image = read_pair(options, path, first, device)
-        chosen = by_channels[image.lr.shape[1]]
         with ExitStack() as stack:
             stack.enter_context(autocast(options.precision, device))
             if isinstance(study, Study):  # a certificate's noise is fresh
                 stack.enter_context(reproducible())
-            _require_memory(chosen, image.lr)
-            chosen.measure(image, on_cell)
+            by_channels[image.lr.shape[1]].measure(image, on_cell)
 
     def collect(path: Path) -> list[Record] | None:
         image = read_pair(options, path, first, device)
@@ -124,24 +128,22 @@ def measure_all(
     return share_out(options, paths, study.cells, measure, collect)
 
 
-def _require_memory(study: Study | CertifiedStudy, lr: Tensor) -> None:
-    """Refuse an image of which one draw by some setting does not fit, which would end the process
-    without a word.
+def require_memory(
+    held: Callable[[Demand, int | None], float], smoothed: SmoothedSR, lr: Tensor
+) -> None:
+    """Refuse what does not fit into memory by one draw, which would end the process without a word.
+
+    Args:
+        held: Counts the bytes besides the passes of a batch, by the side of a tile.
+        smoothed: What is to run.
+        lr: On what.
 
     Raises:
         UserError: If so.
     """
-
-    def held(demand: Demand, tile: int | None) -> float:
-        if isinstance(study, Study):
-            return demand.held(tile)
-        return memory_budget.certifying_bytes(demand, tile, study.n_cert, study.levels)
-
-    for network, setting in product(study.models.values(), study.settings):
-        if setting.sigma and setting.tile != "auto":
-            before = study.denoisers[setting.denoiser]
-            smoothed = setting.smoothed(network, study.agg, study.antithetic, before)
-            memory_budget.fitted(smoothed, lr, held, "pass a smaller --tile, or --crop")
+    if smoothed.tile != "auto":
+        smaller = f"a smaller --tile than {smoothed.tile}" if smoothed.tile else "--tile 8"
+        memory_budget.fitted(smoothed, lr, held, f"pass {smaller}, or --crop")
 
 
 def load_models(options: StudyOptions, device: torch.device) -> dict[str, LoadedSR]:
@@ -201,7 +203,7 @@ def write(
         ".csv": tables.csv_text(records, unavailable),
         ".json": tables.json_text(whole),
     }
-    name = options.output / options.command
+    name = options.result
     for suffix, content in files.items():
         with replacing(f"{name}{suffix}") as part:
             part.write_text(content, encoding="utf-8", errors="backslashreplace")

@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -55,7 +55,7 @@ class Outcomes:
         if len(mine) >= self.parts.ranks:
             mine = mine[self.parts.rank :: self.parts.ranks]
         for path in mine:
-            self.parts.drop(_failed(self._names[path]))
+            self.parts.drop(f"{self._names[path]}_failed_*")
         missing = {*self.parts.missing([self._names[path] for path in mine])}
         return [
             path for path in mine if self._names[path] in missing or not self.targets[path].exists()
@@ -68,7 +68,7 @@ class Outcomes:
             self.parts.add(self._stored(path, outcome), {"outcome": np.array(outcome)})
 
     def all(self) -> dict[Path, str]:
-        """Return what became of all images, and remove the files.
+        """Return what became of all images, and remove the files unless one failed.
 
         Raises:
             NotLastError: If another process does so.
@@ -81,12 +81,22 @@ class Outcomes:
         }
         self.parts.require_last([*names.values()])
         found = {path: str(self.parts.read(name)["outcome"]) for path, name in names.items()}
-        if found:
+        outcomes = self._own | found
+        if any(outcome not in (UPSCALED, SKIPPED) for outcome in outcomes.values()):
+            self._leave([*names.values()])
+        elif found:
             self.parts.remove()
         else:
             with suppress(OSError):  # there is none, or others have parts in it
                 self.parts.folder.rmdir()
-        return self._own | found
+        return outcomes
+
+    def _leave(self, names: Sequence[str]) -> None:
+        """Leave what is done for the next run, which tries again what failed."""
+        if names:
+            self.parts.reopen(names)
+        for name in self._names.values():
+            self.parts.drop(f"{name}_failed_*")
 
     def _stored(self, path: Path, outcome: str) -> str:
         """Name a part file: a failure is one of this run alone, and is tried again by the next."""

@@ -7,7 +7,6 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
 
 from torch.distributed.rendezvous import rendezvous
@@ -148,7 +147,7 @@ def parts_of(folder: Path) -> Parts:
     """Return part files that this process shares with the others. Where torchrun sees to it that
     all are there, they wait for each other to share more.
     """
-    return Parts(folder, *place(), together=partial(meet, "drawn") if _by_torchrun() else None)
+    return Parts(folder, *place(), together=meet if _by_torchrun() else None)
 
 
 def _by_torchrun() -> bool:

@@ -185,7 +185,6 @@ def tiles(command: argparse.ArgumentParser, several: bool) -> None:
         command.add_argument(
             "--halo-noise",
             type=numbers,
-            default=[1.0],
             help="how many times sigma the noise beyond a tile is (default 1)",
         )
     else:

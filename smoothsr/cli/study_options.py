@@ -132,6 +132,11 @@ class StudyOptions:
         )
 
     @property
+    def result(self) -> Path:
+        """What the names of the results begin with."""
+        return self.output / self.command
+
+    @property
     def parts(self) -> Path:
         """The folder from which a run can go on."""
         return self.output / "parts"

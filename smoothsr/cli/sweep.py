@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 
 from torch import nn
 
@@ -15,11 +16,14 @@ from smoothsr.cli.evaluate import (
     load_models,
     measure,
     measure_all,
+    require_memory,
     write,
 )
 from smoothsr.cli.image_pairs import find_images
+from smoothsr.cli.memory_budget import certifying_bytes
 from smoothsr.cli.study_options import CERTIFICATION, Certification, StudyOptions, denoisers_of
 from smoothsr.engine.arguments import settled_draws
+from smoothsr.engine.memory import Demand
 from smoothsr.evaluation import statistics
 from smoothsr.evaluation.certified_study import CLEAN, METRICS, CertifiedStudy
 from smoothsr.evaluation.records import Denoising, Record, Setting
@@ -73,7 +77,10 @@ def _candidates(args: argparse.Namespace) -> list[Setting]:
     draws = args.n or (candidates if args.over == "n" else [usual])
     sigmas = args.sigma or {"sigma": SIGMAS, "n": [0.03], "certified": [0.05, 0.1]}[args.over]
     args.tile = args.tile or ([0, 8, 16] if args.over == "certified" else [0])
+    if not any(args.tile) and (args.halo or args.halo_noise):
+        raise UserError("--halo and --halo-noise are of what is beyond a tile: add --tile 8")
     args.halo = args.halo or ([2] if args.over == "certified" else [4])
+    args.halo_noise = args.halo_noise or [1.0]
     if args.over != "n" and len(draws) > 1:
         raise UserError(f"--over {args.over} takes one -n, got {len(draws)}")
     if args.over == "n" and (len(sigmas) > 1 or not sigmas[0]):
@@ -100,6 +107,10 @@ def certify(options: StudyOptions, certification: Certification) -> int:
     _require_certifiable(options)
     paths, device = find_images(options), find_device(options.device)
     models = load_models(options, device)
+
+    def held(demand: Demand, tile: int | None) -> float:
+        return certifying_bytes(demand, tile, certification.n_cert, certification.levels)
+
     study = CertifiedStudy(
         options.parts,
         {name: loaded.model for name, loaded in models.items()},
@@ -115,6 +126,7 @@ def certify(options: StudyOptions, certification: Certification) -> int:
         precision=options.precision,
         antithetic=options.antithetic,
         denoisers=load_denoisers(options, device),
+        fits=partial(require_memory, held),
     )
     records, failed = measure_all(options, study, paths, models, device)
     if records:

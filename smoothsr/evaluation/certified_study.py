@@ -12,7 +12,7 @@ from functools import partial
 from itertools import product
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from smoothsr import __version__, metrics
 from smoothsr.certificates import storage
@@ -28,6 +28,7 @@ from smoothsr.evaluation.records import (
     statistic,
 )
 from smoothsr.files.digests import digest
+from smoothsr.smoothing import SmoothedSR
 
 __all__ = ["CLEAN", "METRICS", "CertifiedStudy"]
 
@@ -57,6 +58,7 @@ class CertifiedStudy:
         precision: Named in the files, since certificates depend on it; autocast is the caller's.
         antithetic: Of SmoothedSR.
         denoisers: By the names that settings call them.
+        fits: Raises an error where a smoother's work on an input (1,C,h,w) would not fit.
 
     Raises:
         ValueError: If an option is out of its range.
@@ -76,6 +78,7 @@ class CertifiedStudy:
     precision: str = "float32"
     antithetic: bool | None = None
     denoisers: Mapping[str, Denoising] = field(default_factory=lambda: {NONE: Denoising()})
+    fits: Callable[[SmoothedSR, Tensor], object] = lambda _smoothed, _lr: None
 
     @property
     def cells(self) -> int:
@@ -100,6 +103,7 @@ class CertifiedStudy:
                 smoothed = setting.smoothed(
                     self.models[name], self.agg, self.antithetic, self.denoisers[setting.denoiser]
                 )
+                self.fits(smoothed, image.lr)
                 certificate = smoothed.certify(
                     image.lr, n=self.n_cert, alpha=self.share, levels=self.levels
                 )

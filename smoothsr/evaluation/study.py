@@ -36,6 +36,7 @@ from smoothsr.evaluation.records import (
 from smoothsr.evaluation.scores import METRICS, score
 from smoothsr.files.atomic import replacing
 from smoothsr.files.digests import digest, fingerprint
+from smoothsr.smoothing import SmoothedSR
 
 __all__ = ["Study"]
 
@@ -59,6 +60,7 @@ class Study:
         precision: Named in the part files, since scores depend on it; autocast is the caller's.
         antithetic: Of SmoothedSR.
         denoisers: By the names that settings call them.
+        fits: Raises an error where a smoother's work on an input (1,C,h,w) would not fit.
 
     Raises:
         ValueError: If a metric is unknown, or a number of a setting is out of its range.
@@ -75,6 +77,7 @@ class Study:
     precision: str = "float32"
     antithetic: bool | None = None
     denoisers: Mapping[str, Denoising] = field(default_factory=lambda: {NONE: Denoising()})
+    fits: Callable[[SmoothedSR, Tensor], object] = lambda _smoothed, _lr: None
 
     def __post_init__(self) -> None:
         """Refuse at once what would otherwise fail for every image."""
@@ -135,6 +138,8 @@ class Study:
             ValueError: If the output has NaN.
         """
         model, seed = self._model(self.models[name], setting), seed_of(self.seed, image.name)
+        if isinstance(model, SmoothedSR):
+            self.fits(model, image.lr)
         made = (name, condition.text)
         if condition.adaptive or made not in attacked:
             attacked[made] = condition.apply(image.lr, image.hr, model, seed)

@@ -7,6 +7,7 @@ never chosen among several. Each process makes its share, and the last one to en
 
 import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ __all__ = ["NotLastError", "Parts"]
 
 Arrays = Mapping[str, np.ndarray]
 SUFFIXES = (".npz", ".npy")  # of several arrays by name, and of one
+SEEN, POLL = 60.0, 0.1  # seconds until a shared disk tells of files, and between two looks
 
 
 class NotLastError(Exception):
@@ -37,19 +39,43 @@ class Parts:
         folder: Of the files; made with the first.
         rank: Of this process, from 0.
         ranks: How many processes there are.
-        together: Waits until all of them have called it, so that they share what needs all parts
-            of a kind; None: no process waits, and the last one to end does that alone.
+        together: Waits until all of them have called it with a name, so that they share what needs
+            all parts of a kind; None: no process waits, and the last one to end does that alone.
     """
 
     folder: Path
     rank: int = 0
     ranks: int = 1
-    together: Callable[[], object] | None = None
+    together: Callable[[str], object] | None = None
 
     def share(self, names: Sequence[str]) -> list[str]:
         """Return the names of this process's share of the parts that are not there."""
         missing = {*self.missing(names)}
-        return [name for name in names[self.rank :: self.ranks] if name in missing]
+        mine = [name for name in names[self.rank :: self.ranks] if name in missing]
+        if mine:  # whoever was the last before one of them was removed
+            self.reopen(names)
+        return mine
+
+    def reopen(self, names: Sequence[str]) -> None:
+        """Let a process be the last once more."""
+        self.drop(self._last(names))
+
+    def meet(self, names: Sequence[str]) -> None:
+        """Wait for the other processes, if they wait for each other, until all parts are there.
+
+        Raises:
+            OSError: If parts that others made are not seen here.
+        """
+        if self.together is None:
+            return
+        self.together(names[0])
+        for _ in range(int(SEEN / POLL)):
+            if not self.missing(names):
+                return
+            time.sleep(POLL)
+        raise OSError(
+            f"{self.missing(names)[0]} is not seen in {self.folder}: is it a shared disk?"
+        )
 
     def missing(self, names: Sequence[str]) -> list[str]:
         """Return the names of parts that are not there."""
@@ -91,9 +117,10 @@ class Parts:
         self._keep(name, arrays)
         return self.read(name)
 
-    def drop(self, name: str) -> None:
-        """Remove a part, if it is there."""
-        self._path(name).unlink(missing_ok=True)
+    def drop(self, pattern: str) -> None:
+        """Remove the parts of a name or a pattern, as far as they are there."""
+        for path in self.folder.glob(f"{pattern}.npz"):
+            path.unlink(missing_ok=True)
 
     def drop_alone(self, name: str) -> None:
         """Remove a part, and the folder, if there is no other: then nothing is to go on with."""
@@ -116,9 +143,10 @@ class Parts:
         """
         if self.ranks == 1:
             return
+        self.meet(names)
         if missing := self.missing(names):
             raise NotLastError(f"{len(names) - len(missing)} of {len(names)} parts are there")
-        last = f"{names[0]}_last_of_{self.ranks}"
+        last = self._last(names)
         try:
             self._write(last, {"value": np.array(self.rank)})
             first = int(self.read(last)["value"])
@@ -137,6 +165,10 @@ class Parts:
         gone = self.folder.with_name(f"{self.folder.name}.{secrets.token_hex(4)}.part")
         self.folder.rename(gone)
         shutil.rmtree(gone)
+
+    def _last(self, names: Sequence[str]) -> str:
+        """Name the file that tells which process is the last."""
+        return f"{names[0]}_last_of_{self.ranks}"
 
     def _keep(self, name: str, arrays: Arrays | np.ndarray) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)

@@ -170,7 +170,7 @@ def _show_input(column: Sequence[Any], lr: Tensor, attacked: Tensor) -> None:
     _show(column[0], lr, f"input, {lr.shape[3]} x {lr.shape[2]}")
     _show(column[1], attacked, f"input under attack,\nchanged by up to {largest * 255:.3g}/255")
     title = f"change of the input, x{amplified}, around gray"
-    _show(column[2], 0.5 + amplified * change, title)
+    _show(column[2], 0.5 + amplified * change, title, means=False)  # which would be near 0
 
 
 def _show_outcome(column: Sequence[Any], outcome: Outcome, row: Row) -> None:
@@ -207,8 +207,8 @@ def _deviation(outcome: Outcome) -> np.ndarray:
     return (to_8bit(outcome.attacked) - to_8bit(outcome.clean)).abs().amax(1)[0].cpu().numpy()
 
 
-def _show(axis: "Axes", image: Tensor, title: str) -> None:
-    figures.show_picture(axis, image)
+def _show(axis: "Axes", image: Tensor, title: str, *, means: bool = True) -> None:
+    figures.show_picture(axis, image, means=means)
     axis.set_title(title, fontsize=9)
 
 

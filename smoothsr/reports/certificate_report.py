@@ -435,8 +435,10 @@ def _draw_radii(figure: Any, axis: "Axes", answers: Answers) -> None:
     top = float(np.nanmax(radii, initial=0.0)) or certificate.sigma
     axis.set_facecolor("0.75")  # where not even radius 0 is certified
     image = figures.show_map(axis, radii, "viridis", top, largest=False)
+    worst = "\nthe least of pixels that share a place" if figures.is_reduced(radii.shape) else ""
     axis.set_title(
-        f"radius for {tolerance * 255:g}/255 ({predictor}); gray: none, {none:.0%}", fontsize=10
+        f"radius for {tolerance * 255:g}/255 ({predictor}); gray: none, {none:.0%}{worst}",
+        fontsize=10,
     )
     bar = figure.colorbar(image, ax=axis, shrink=0.85, location="bottom")
     where = "on the pixel's patch" if certificate.tile else "on the image"

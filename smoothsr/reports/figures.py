@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-__all__ = ["save_figure", "show_map", "show_picture"]
+__all__ = ["is_reduced", "save_figure", "show_map", "show_picture"]
 
 LONGEST = 640  # pixels of a side that are shown
 
@@ -30,11 +30,17 @@ def save_figure(figure: "Figure", path: Path, dpi: int = 110) -> None:
         figure.savefig(part, format="png", dpi=dpi)
 
 
-def show_picture(axis: "Axes", image: Tensor) -> None:
+def show_picture(axis: "Axes", image: Tensor, *, means: bool = True) -> None:
     """Show an image (1,C,H,W) in [0, 1], gray if it has one channel; where it has more pixels than
-    are shown, their means.
+    are shown, their means, or the nearest of them.
     """
-    shown = to_8bit(functional.adaptive_avg_pool2d(image.float(), _sides(image)))
+    sides, image = _sides(image), image.detach().float()
+    reduced = (
+        functional.adaptive_avg_pool2d(image, sides)
+        if means
+        else functional.interpolate(image, sides, mode="nearest-exact")
+    )
+    shown = to_8bit(reduced)
     array = shown[0].byte().cpu().permute(1, 2, 0).numpy()
     _show(axis, image, array if array.shape[2] == 3 else array[..., 0], "gray", 255)
 
@@ -53,10 +59,15 @@ def show_map(axis: "Axes", values: np.ndarray, colours: str, top: float, largest
     Returns:
         What a colour bar is made of.
     """
-    image = torch.from_numpy(values)[None, None]
+    image = torch.from_numpy(np.ascontiguousarray(values, np.float32))[None, None]
     sign = 1 if largest else -1
     worst = sign * functional.adaptive_max_pool2d(sign * image, _sides(image))
     return _show(axis, image, worst[0, 0].numpy(), colours, top)
+
+
+def is_reduced(sides: tuple[int, int]) -> bool:
+    """Whether of so many rows and columns not all are shown."""
+    return max(sides) > LONGEST
 
 
 def _sides(image: Tensor) -> tuple[int, int]:

@@ -108,4 +108,4 @@ def test_mistakes_are_one_line(options, message, photo, tmp_path, capsys):
 def test_processes_do_not_share_looks(photo, tmp_path, monkeypatch, capsys):
     arguments = command(photo, tmp_path / "out", "--enough", "2")
     assert as_rank(monkeypatch, 1, main, arguments) == 2
-    assert "looks=5 can't be shared by 2 processes" in capsys.readouterr().err
+    assert "--enough is for one process" in capsys.readouterr().err

@@ -51,7 +51,7 @@ def test_the_certificate_is_saved_before_anything_is_made_of_it(
     out = tmp_path / "out"
     assert main(["certify", str(photo), "-o", str(out), *QUICK]) == 2
     assert "no room" in capsys.readouterr().err
-    assert names(out) == {"photo.npz", "photo_sr.png"}
+    assert names(out) == {"photo.npz", "photo_sr.png", "photo_parts"}
     certificate = Certificate.load(out / "photo.npz")
     assert torch.equal(images.read(out / "photo_sr.png").pixels, certificate.sr)
 
@@ -76,8 +76,13 @@ def test_a_figure_that_fails_costs_no_result(figure, photo, tmp_path, capsys, mo
     lost = {"radius_figure": "photo_radius.png", "panel": "photo_panel.png"}[figure]
     assert f"{lost} is not written: no room" in captured.err
     assert len(captured.err.splitlines()) == 1
-    assert names(out) == ALL - {lost}
+    assert names(out) == ALL - {lost} | {"photo_parts"}
     assert lost.removeprefix("photo") not in captured.out
+    certificate = (out / "photo.npz").read_bytes()
+    monkeypatch.undo()
+    assert main(["certify", str(photo), "-o", str(out), *QUICK]) == 0
+    assert names(out) == ALL
+    assert (out / "photo.npz").read_bytes() == certificate  # of the same draws
 
 
 def test_what_is_without_an_attack_is_beside_the_bounds(photo, tmp_path, capsys):

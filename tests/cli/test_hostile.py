@@ -284,7 +284,7 @@ def test_a_disk_that_fills_up_leaves_the_certificate(photo, tmp_path):
     assert done.returncode == 2, done
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert "_panel.png is not written: " in done.stderr
-    kept = (".npz", "_sr.png", "_lower.png", "_upper.png", "_radius.png", ".json")
+    kept = (".npz", "_sr.png", "_lower.png", "_upper.png", "_radius.png", ".json", "_parts")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {f"photo{end}" for end in kept}
 
 

@@ -131,7 +131,7 @@ def test_an_image_that_does_not_fit_is_left_out(command, photo, tmp_path, capsys
     assert main([*command, *map(str, options)]) == 2
     told = capsys.readouterr().err
     assert "64x64 pixels would take" in told
-    assert "pass a smaller --tile, or --crop" in told
+    assert "pass a smaller --tile than 64, or --crop" in told
 
 
 def test_draws_that_are_held_count_too(tmp_path, capsys, monkeypatch):

@@ -75,7 +75,38 @@ def test_the_last_process_tells_what_failed(folder, tmp_path, first, monkeypatch
     printed = capsys.readouterr()
     assert printed.err.count("b.png: can't be read") == 1
     assert "4 upscaled, 1 skipped, 1 failed" in printed.out
-    assert len(contents(tmp_path / "out")) == 5
+    assert len(contents(tmp_path / "out")) == 5 + 1  # and the parts
+
+
+def test_torchrun_that_starts_again_does_not_make_again_what_is_done(
+    folder, tmp_path, done, monkeypatch, capsys
+):
+    """Where an image fails each time; once it is mended, nothing is left."""
+    command, image = upscaling(folder, tmp_path / "out"), (folder / "b.png").read_bytes()
+    (folder / "b.png").write_text("no image")
+    for _ in range(3):
+        assert [as_rank(monkeypatch, rank, main, command) for rank in (0, 1)] == [0, 2]
+        assert "5 upscaled, 0 skipped, 1 failed" in capsys.readouterr().out
+    assert done == [*"acebdf", "b", "b"]
+    (folder / "b.png").write_bytes(image)
+    assert [as_rank(monkeypatch, rank, main, command) for rank in (0, 1)] == [0, 0]
+    assert done[8:] == ["b"]
+    assert {*contents(tmp_path / "out")} == {f"{name}_sr.png" for name in NAMES}
+
+
+def test_an_output_that_cannot_be_written_costs_no_draws(folder, tmp_path, monkeypatch, capsys):
+    command = upscaling(folder / "a.png", tmp_path / "out", "-n", "9")
+    assert as_rank(monkeypatch, 0, main, command) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(upscale.images, "write", full)
+        assert as_rank(monkeypatch, 1, main, command) == 2
+    assert len([*(tmp_path / "out").rglob("*draws*.npy")]) == 9
+    assert [as_rank(monkeypatch, rank, main, command) for rank in (0, 1)] == [0, 0]
+    assert {*contents(tmp_path / "out")} == {"a_sr.png"}
+
+
+def full(*_arguments):
+    raise OSError(28, "No space left on device")
 
 
 def test_a_failure_is_tried_again_by_the_next_run(folder, tmp_path, monkeypatch):

@@ -150,3 +150,36 @@ def test_a_part_that_another_process_adds_to_is_no_error(tmp_path, monkeypatch):
     monkeypatch.setattr("pathlib.Path.rmdir", added_meanwhile)
     parts.drop_alone("probe")
     assert parts.missing(["probe"]) == ["probe"]
+
+
+def test_a_part_that_is_removed_lets_another_process_be_the_last(tmp_path):
+    """As is said of one that is damaged: delete it, and start again."""
+    zero, one_ = Parts(tmp_path, 0, 2), Parts(tmp_path, 1, 2)
+    for parts in (zero, one_):
+        for name in parts.share(NAMES):
+            parts.add(name, one(0))
+    one_.require_last(NAMES)  # and ends, since "a" is damaged
+    (tmp_path / "a.npz").unlink()
+    assert one_.share(NAMES) == []
+    assert zero.share(NAMES) == ["a"]
+    zero.add("a", one(0))
+    zero.require_last(NAMES)
+
+
+def test_parts_that_a_shared_disk_shows_later_are_waited_for(tmp_path, monkeypatch):
+    parts = Parts(tmp_path, 0, 2, together=lambda _: None)
+    for name in NAMES[:-1]:
+        parts.add(name, one(0))
+    slept = []
+
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 3:
+            parts.add(NAMES[-1], one(0))
+
+    monkeypatch.setattr("time.sleep", sleep)
+    parts.meet(NAMES)
+    assert len(slept) == 3
+    with pytest.raises(OSError, match=r"f is not seen in .*: is it a shared disk"):
+        parts.meet([*NAMES, "f"])
+    assert sum(slept) == pytest.approx(60, abs=1)

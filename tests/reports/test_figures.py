@@ -36,6 +36,22 @@ def test_of_a_large_picture_means_are_shown_in_its_own_coordinates(axis, channel
     assert axis.images[0].get_extent() == [-0.5, 1279.5, 639.5, -0.5]
 
 
+def test_a_change_of_single_pixels_does_not_fade(axis):
+    image = torch.zeros(1, 1, 1280, 1280)
+    image[..., 1::4] = 1.0
+    figures.show_picture(axis, image, means=False)
+    assert {*np.unique(shown(axis))} == {0.0, 255.0}
+    assert figures.is_reduced((1280, 3))
+    assert not figures.is_reduced((640, 3))
+
+
+@pytest.mark.parametrize("kind", [np.uint8, bool, np.float64])
+def test_maps_of_any_kind_and_order_are_shown(axis, kind):
+    values = np.arange(6).reshape(2, 3).astype(kind)[::-1]
+    figures.show_map(axis, values, "viridis", 9.0, largest=True)
+    np.testing.assert_array_equal(shown(axis), values.astype(float))
+
+
 @pytest.mark.parametrize(("largest", "worst"), [(True, 7.0), (False, 0.5)])
 def test_of_a_large_map_the_worst_is_shown(axis, largest, worst):
     values = np.full((1300, 40), 2.0)
