@@ -33,6 +33,16 @@ OF_METHODS = {
 }
 """Options that some methods take, and how `Numbers` calls them."""
 
+OF_VALIDATION: dict[str, tuple[str, Any]] = {
+    "lr": ("--val-lr", None),
+    "crop": ("--crop", None),
+    "metrics": ("--metrics", ["psnr_y"]),
+    "agg": ("--agg", "mean"),
+    "n": ("-n", None),
+    "antithetic": ("--antithetic", None),
+}
+"""What has a part in validation alone: as it is typed, and what is usual."""
+
 
 @dataclass(frozen=True)
 class FineTuneOptions:
@@ -53,6 +63,7 @@ class FineTuneOptions:
         Raises:
             UserError: If one is out of its range, or a file that it would write is there already.
         """
+        _settle_validation(args)
         _require_ranges(args)
         _require_taken(args)
         if args.method == "smoothed" and args.loss != "l1":
@@ -117,6 +128,15 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
     """The numbers of methods that were given, as `Numbers` calls them."""
     given = {name: getattr(args, option) for option, name in OF_METHODS.items()}
     return {name: value for name, value in given.items() if value is not None}
+
+
+def _settle_validation(args: argparse.Namespace) -> None:
+    """Fill in what is usual, and refuse what would not be looked at."""
+    for name, (option, usual) in OF_VALIDATION.items():
+        if getattr(args, name) is None:
+            setattr(args, name, usual)
+        elif not args.hr:
+            raise UserError(f"{option} is of the validation: add --val FOLDER, or leave it out")
 
 
 def _require_taken(args: argparse.Namespace) -> None:

@@ -140,10 +140,9 @@ def _validation(command: argparse.ArgumentParser) -> None:
     add(
         "--metrics",
         type=words,
-        default=["psnr_y"],
         help="of psnr, psnr_y, ssim, ssim_y, mse, lpips, certified:RADIUS (default psnr_y)",
     )
     add("--validations", type=int, default=10, help="how many, after the first (default 10)")
-    add("--agg", default="mean", help="smoothing of validation: mean, median, p10 (default mean)")
+    add("--agg", help="smoothing of validation: mean, median, p10 (default mean)")
     shared.draws(command)
     shared.antithetic(command)

@@ -402,3 +402,21 @@ def test_the_example_draws_its_picture(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert printed.count("smoothed by 0.05") == 2
     assert images.read(out).pixels.shape[1] == 3
+
+
+def test_what_is_beyond_a_tile_of_a_certificate_without_tiles_is_refused(photo, tmp_path, capsys):
+    options = ["--n-cert", "200", "--levels", "4", "--tile", "0", "-n", "3"]
+    assert main(["certify", str(photo), "-o", str(tmp_path), *options]) == 0
+    file = tmp_path / f"{photo.stem}.npz"
+    assert main(["attack", str(photo), "--certificate", str(file), "--halo", "2"]) == 2
+    told = capsys.readouterr().err
+    assert f"--halo 2 contradicts {file}, which was made with no --halo: leave it out" in told
+
+
+def test_memory_that_runs_out_is_not_taken_for_small_patches(photo, tmp_path, capsys, monkeypatch):
+    def full(*_images, **_options):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(SmoothedSR, "forward", full)
+    assert main(["attack", str(photo), "-o", str(tmp_path / "out")]) == 2
+    assert capsys.readouterr().err == "smoothsr: CUDA out of memory\n"

@@ -218,6 +218,12 @@ def test_degradations_reach_the_inputs(tmp_path):
         (["--val", CAT, "--metrics", "certified:"], "'certified:' needs a radius"),
         (["--vgg-weights", CAT, "--loss", "vgg"], "holds no weights of torchvision's VGG19"),
         (["--weight", "-1"], "weight must be a finite number >= 0, got -1"),
+        (["--metrics", "psnr"], "--metrics is of the validation: add --val FOLDER"),
+        (["--crop", "9"], "--crop is of the validation"),
+        (["--agg", "mean"], "--agg is of the validation"),
+        (["-n", "6"], "-n is of the validation"),
+        (["--no-antithetic"], "--antithetic is of the validation"),
+        (["--val-lr", "lr"], "--val-lr is of the validation"),
     ],
 )
 def test_mistakes_are_one_line(options, complaint, tmp_path, capsys):

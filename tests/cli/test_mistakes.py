@@ -113,6 +113,27 @@ def test_what_is_beyond_a_tile_needs_tiles(command, option, photo, refused):
         assert told == refused(*command, option, "2")
 
 
+def test_a_sweep_without_tiles_takes_nothing_beyond_them(photo, refused):
+    for options in (["--halo", "8"], ["--halo-noise", "2"], ["--over", "certified", "--tile", "0"]):
+        more = ["--halo", "1,2"] if "--over" in options else []
+        told = refused("sweep", "--hr", photo, *options, *more)
+        assert "--halo and --halo-noise are of what is beyond a tile: add --tile 8" in told
+
+
+def test_draws_of_a_certificate_are_at_least_two(photo, refused):
+    assert "--n-cert must be at least 2, got 1" in refused("certify", photo, "--n-cert", "1")
+
+
+@pytest.mark.parametrize("command", [["evaluate"], ["sweep"], ["sweep", "--over", "certified"]])
+def test_tables_are_not_written_over_files_of_something_else(command, photo, tmp_path, capsys):
+    (tmp_path / f"{command[0]}.md").write_text("mine")
+    scored = ["--metrics", "psnr"] if command[-1] != "certified" else ["--n-cert", 9]
+    options = ["--hr", photo, "-o", tmp_path, "--crop", 3, *scored]
+    assert main([*command, *map(str, options)]) == 2
+    assert f"{command[0]}.md is there, and no {command[0]}.json" in capsys.readouterr().err
+    assert (tmp_path / f"{command[0]}.md").read_text() == "mine"
+
+
 @pytest.mark.parametrize(
     ("command", "ends"), [("certify", certify.ENDS), ("attack", attack.ENDS[:-1])]
 )
