@@ -5,9 +5,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
+from smoothsr import adapters
 from smoothsr.evaluation.records import Image
 from smoothsr.files import images
 from smoothsr.metrics import to_8bit
@@ -29,6 +30,20 @@ def folder() -> Path:
     return path
 
 
+def spec(name: str) -> str:
+    """What `-m` and `adapters.load` take for a built-in network, or a checkpoint, whose name may
+    leave out its .pth.
+    """
+    if name.startswith("builtin"):
+        return name
+    return str(folder() / "checkpoints" / f"{name.removesuffix('.pth')}.pth")
+
+
+def network(name: str) -> nn.Module:
+    """Load an x4 network by the name that `spec` knows; its weights want no gradients."""
+    return adapters.load(spec(name), scale=4).model.requires_grad_(False)
+
+
 def set5() -> Iterator[Pair]:
     """Set5, x4, with the LR images that papers use."""
     for path in sorted((folder() / "images/Set5").glob("*.png")):
@@ -48,7 +63,7 @@ def b100() -> Iterator[Pair]:
 
 
 def cropped(pair: Pair, side: int) -> Image:
-    """Return the central crop of side x side LR pixels, x4."""
+    """Return the central crop of side x side LR pixels, x4; LR and HR show the same place."""
     name, lr, hr = pair
     top, left = ((length - side) // 2 for length in lr.shape[2:])
     lr = lr[..., top : top + side, left : left + side].contiguous()

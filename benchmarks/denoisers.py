@@ -66,12 +66,6 @@ def main() -> None:
         print()
 
 
-def load(name: str) -> nn.Module:
-    """Load a checkpoint of the data folder, with weights that want no gradients."""
-    path = datasets.folder() / "checkpoints" / name
-    return adapters.load(path, scale=4).model.requires_grad_(False)
-
-
 def denoisers() -> dict[str, Denoiser | None]:
     """None, the built-in one, and the published FFDNet."""
     published = str(datasets.folder() / "denoisers/ffdnet_color.pth")
@@ -81,11 +75,9 @@ def denoisers() -> dict[str, Denoiser | None]:
 
 def crops(side: int, count: int = 5) -> Iterator[tuple[Tensor, Tensor]]:
     """Central crops of the first pictures of Set5: LR (1,3,side,side), and HR."""
-    for _, lr, hr in itertools.islice(datasets.set5(), count):
-        top, left = ((length - side) // 2 for length in lr.shape[2:])
-        small = lr[..., top : top + side, left : left + side]
-        top, left, height = 4 * top, 4 * left, 4 * side
-        yield small, hr[..., top : top + height, left : left + height]
+    for pair in itertools.islice(datasets.set5(), count):
+        _, lr, hr = datasets.cropped(pair, side)
+        yield lr, hr
 
 
 @torch.no_grad()
@@ -102,7 +94,7 @@ def line(*cells: object) -> str:
 
 def quality(name: str) -> Iterator[str]:
     """Set5, whole pictures, the median of 21 draws and the mean of 6 in pairs."""
-    model = load(name)
+    model = datasets.network(name)
     pairs = [(lr, hr) for _, lr, hr in datasets.set5()]
     yield f"Set5, {name}, Y-PSNR in dB without an attack; bare {score(model, pairs)}\n"
     yield line("denoiser", *(f"{agg}, sigma {s:g}" for agg in ("median", "mean") for s in SIGMAS))
@@ -125,7 +117,7 @@ def strengths(names: Sequence[str]) -> Iterator[str]:
     yield "|---|" + "---|" * (3 + len(SHARES))
     denoiser = adapters.load_denoiser("builtin").model
     for name in names:
-        model = load(name)
+        model = datasets.network(name)
         bare = score(model, pairs)
         for sigma in SIGMAS:
             smoothed = partial(SmoothedSR, model, sigma, agg="mean", seed=0)
@@ -147,7 +139,7 @@ def worst_attack(names: Sequence[str]) -> Iterator[str]:
     pairs = [*crops(16, 3)][1:]
     pgd = partial(attacks.pgd, steps=STEPS)
     for name in names:
-        model = load(name)
+        model = datasets.network(name)
         smoothed = partial(SmoothedSR, model, 0.05, agg="mean", seed=0)
         targets = [model, *(smoothed(denoiser=each) for each in denoisers().values())]
         cells = []
@@ -191,7 +183,7 @@ def certificate_text(n_cert: int) -> Iterator[str]:
 def certified_cells(name: str, n_cert: int, **denoised: Any) -> list[str]:
     """PSNR without an attack, and certified to the own output and to the truth."""
     lr, hr = [*crops(24, 2)][1]
-    smoothed = SmoothedSR(load(name), 0.05, agg="mean", lattice=True, **CUT, **denoised)
+    smoothed = SmoothedSR(datasets.network(name), 0.05, agg="mean", lattice=True, **CUT, **denoised)
     certificate = smoothed.certify(lr, n=n_cert, kind="spectral")
     own, true = (
         certificate.psnr(EPS, reference, norm="linf", predictor="ideal") for reference in (None, hr)

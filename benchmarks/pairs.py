@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 from tqdm import trange
 
-from smoothsr import SmoothedSR, adapters
+from smoothsr import SmoothedSR
 from smoothsr.files.atomic import replacing
 from smoothsr.metrics import psnr
 from smoothsr.reports.figures import save_figure
@@ -82,8 +82,8 @@ def main() -> None:
 @torch.no_grad()
 def distances(name: str, draws: int, repeats: int) -> Distances:
     """Measure one network, in pairs and independently."""
-    model, sigma = network(name), SIGMAS[name]
-    crops = [cropped(lr) for image, lr, _ in datasets.set5() if image in IMAGES]
+    model, sigma = datasets.network(name), SIGMAS[name]
+    crops = [datasets.cropped(pair, SIDE).lr for pair in datasets.set5() if pair[0] in IMAGES]
     ideals = [ideal_mean(model, lr, sigma, draws) for lr in crops]
     found: Distances = {}
     for paired in KINDS:
@@ -92,18 +92,6 @@ def distances(name: str, draws: int, repeats: int) -> Distances:
         ]
         print(name, KINDS[paired], *(f"{db:.1f}" for db in found[name, paired]), flush=True)
     return found
-
-
-def network(name: str) -> nn.Module:
-    """Load the built-in network or a checkpoint."""
-    spec = name if name == "builtin" else str(datasets.folder() / "checkpoints" / f"{name}.pth")
-    return adapters.load(spec, scale=4).model
-
-
-def cropped(lr: Tensor) -> Tensor:
-    """The central crop of SIDE x SIDE pixels."""
-    top, left = ((length - SIDE) // 2 for length in lr.shape[2:])
-    return lr[..., top : top + SIDE, left : left + SIDE].contiguous()
 
 
 def ideal_mean(model: nn.Module, lr: Tensor, sigma: float, draws: int) -> Ideal:
@@ -151,7 +139,7 @@ def page(found: Distances, draws: int, figure: str) -> Iterator[str]:
 @torch.no_grad()
 def quality() -> Iterable[str]:
     """Yield the lines of the second table: quality and time of what `upscale` runs."""
-    pairs, model = list(datasets.set5()), network("builtin")
+    pairs, model = list(datasets.set5()), datasets.network("builtin")
     smoothers = {
         name: SmoothedSR(model, UPSCALE_SIGMA, n, agg, antithetic=paired)
         for name, (agg, n, paired) in SERVED.items()

@@ -21,10 +21,11 @@ from typing import Any, NamedTuple
 
 import datasets
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch._inductor import config as inductor
 
-from smoothsr import SmoothedSR, adapters
+from smoothsr import SmoothedSR
+from smoothsr.evaluation.records import Image
 from smoothsr.files.atomic import replacing
 from smoothsr.metrics import psnr
 
@@ -77,13 +78,6 @@ def main() -> None:
         part.write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
-def load(name: str) -> nn.Module:
-    """Load a built-in network or a checkpoint."""
-    builtin = name.startswith("builtin")
-    spec = name if builtin else str(datasets.folder() / "checkpoints" / f"{name}.pth")
-    return adapters.load(spec, scale=4).model.requires_grad_(False)
-
-
 def cast(dtype: torch.dtype | None) -> AbstractContextManager[Any]:
     """Run in a precision, None for float32."""
     return torch.autocast("cpu", dtype) if dtype else nullcontext()
@@ -92,7 +86,7 @@ def cast(dtype: torch.dtype | None) -> AbstractContextManager[Any]:
 @torch.no_grad()
 def rows(name: str, rounds: int, n_cert: int) -> list[Row]:
     """Measure one network in each precision."""
-    model = load(name)
+    model = datasets.network(name)
     batch = torch.rand(NETWORKS[name], 3, 64, 64, generator=torch.Generator().manual_seed(0))
     batch = batch.contiguous(memory_format=torch.channels_last)
     seconds: dict[str, list[float]] = {key: [] for key in PRECISIONS}
@@ -101,18 +95,19 @@ def rows(name: str, rounds: int, n_cert: int) -> list[Row]:
             with cast(dtype):
                 seconds[key].append(timed(lambda: model(batch)))
     full = statistics.median(seconds["float32"][1:])
-    crops = [(central(lr, SIDE), central(hr, 4 * SIDE)) for _, lr, hr in datasets.set5()]
-    exact = [model(lr).clamp(0, 1) for lr, _ in crops]
+    crops = [datasets.cropped(pair, SIDE) for pair in datasets.set5()]
+    exact = [model(lr).clamp(0, 1) for _, lr, _ in crops]
     found = []
     for key, dtype in PRECISIONS.items():
         with cast(dtype):
-            own = [model(lr).float().clamp(0, 1) for lr, _ in crops]
+            own = [model(lr).float().clamp(0, 1) for _, lr, _ in crops]
             smoothed = SmoothedSR(model, 0.03, SERVED, batch_size=NETWORKS[name], seed=0)
-            outputs = [smoothed(lr) for lr, _ in crops]
-            certified = certificate(model, crops[1][0], n_cert) if name in CERTIFIED else None
+            outputs = [smoothed(lr) for _, lr, _ in crops]
+            certified = certificate(model, crops[1], n_cert) if name in CERTIFIED else None
         apart = torch.stack([(a - b).square().mean() for a, b in zip(own, exact, strict=True)])
         scores = [
-            float(psnr(a, hr, border=4, y=True)) for a, (_, hr) in zip(outputs, crops, strict=True)
+            float(psnr(a, hr, border=4, y=True))
+            for a, (_, _, hr) in zip(outputs, crops, strict=True)
         ]
         share = statistics.median(seconds[key][1:]) / full
         off = float(apart.mean().sqrt()) * 255
@@ -120,10 +115,10 @@ def rows(name: str, rounds: int, n_cert: int) -> list[Row]:
     return found
 
 
-def certificate(model: nn.Module, lr: Tensor, n: int) -> float:
+def certificate(model: nn.Module, crop: Image, n: int) -> float:
     """The dB certified of the mean at linf 1/255."""
     smoothed = SmoothedSR(model, 0.05, agg="mean", tile=4, halo=1, halo_noise=2.0)
-    made = smoothed.certify(central(lr, CROP), n=n, kind="spectral")
+    made = smoothed.certify(datasets.cropped(crop, CROP).lr, n=n, kind="spectral")
     return float(made.psnr(1 / 255, predictor="ideal", norm="linf"))
 
 
@@ -132,7 +127,7 @@ def compiled_row(name: str, rounds: int) -> str:
     """Time one network as it is and compiled, in turn."""
     torch.compiler.reset()
     inductor.force_disable_caches = True  # or it would warm up by an earlier run
-    plain, compiled = load(name), load(name)
+    plain, compiled = datasets.network(name), datasets.network(name)
     compiled.compile()
     batch = torch.rand(NETWORKS[name], 3, 64, 64)
     warm_up = timed(lambda: compiled(batch))
@@ -151,12 +146,6 @@ def timed(work: Callable[[], object]) -> float:
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
-
-
-def central(image: Tensor, side: int) -> Tensor:
-    """The central crop, or all of a smaller image."""
-    top, left = (max(0, (length - side) // 2) for length in image.shape[2:])
-    return image[..., top : top + side, left : left + side].contiguous()
 
 
 def heading(n_cert: int) -> list[str]:

@@ -21,7 +21,6 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from smoothsr import adapters
 from smoothsr.evaluation import conditions, statistics
 from smoothsr.evaluation.records import Record, Row, Setting
 from smoothsr.evaluation.statistics import Mean
@@ -120,15 +119,10 @@ def with_the_worst(records: Sequence[Record]) -> list[Record]:
 
 def study_of(name: str, heads: dict[str, str], parts: Path) -> Study:
     """One network, bare and at every sigma."""
-    spec = (
-        name
-        if name.startswith("builtin")
-        else str(datasets.folder() / "checkpoints" / f"{name}.pth")
-    )
     (parts / name).mkdir(parents=True, exist_ok=True)
     return Study(
         parts / name,
-        {name: adapters.load(spec, scale=4).model.requires_grad_(False)},
+        {name: datasets.network(name)},
         [Setting.of(sigma, 21, None, 0) for sigma in SIGMAS],
         [conditions.parse(text) for text in heads.values()],
         METRICS,

@@ -49,7 +49,7 @@ def main() -> None:
     print("\n".join(lines))
     for tile, halo in CHOICES:
         found = [
-            scores(model, args.sigma, tile, halo, *cropped(pair, args.crop))
+            scores(model, args.sigma, tile, halo, *datasets.cropped(pair, args.crop)[1:])
             for pair in tqdm(pairs, desc=f"{tile}/{halo}", disable=None, leave=False)
         ]
         cells = [
@@ -78,14 +78,6 @@ def head(args: argparse.Namespace, names: Sequence[str]) -> list[str]:
         f"{sigma:g} | collective, eps {1.5 * sigma:g} | linf .5/255 | linf 1/255 |",
         "|---|---|---|---|---|---|---|---|",
     ]
-
-
-def cropped(pair: datasets.Pair, side: int) -> tuple[Tensor, Tensor]:
-    """The central crop of side x side LR pixels, LR and HR."""
-    _, lr, hr = pair
-    top, left = ((length - side) // 2 for length in lr.shape[2:])
-    small = lr[..., top : top + side, left : left + side]
-    return small, hr[..., 4 * top : 4 * (top + side), 4 * left : 4 * (left + side)]
 
 
 def scores(

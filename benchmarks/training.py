@@ -89,19 +89,13 @@ def main() -> None:
     print(text)
 
 
-def checkpoint(start: str) -> str:
-    """What `-m` takes for a network before training."""
-    is_file = start != "builtin-clean"
-    return str(datasets.folder() / f"checkpoints/{start}.pth") if is_file else start
-
-
 def measured(start: str, photos: Path, parts: Path) -> Found:
     """Train and measure what is missing of one network."""
     files = {
         method: trained(start, method, "l1", photos, parts / f"{start}_{method}.safetensors")
         for method in METHODS
     }
-    networks = {UNTRAINED: network(checkpoint(start))}
+    networks = {UNTRAINED: network(datasets.spec(start))}
     networks |= {method: network(file) for method, file in files.items() if file.exists()}
     folder = parts / f"scores_{start}"
     folder.mkdir(exist_ok=True)
@@ -124,7 +118,7 @@ def trained(start: str, method: str, loss: str, photos: Path, out: Path) -> Path
         return out
     out.parent.mkdir(parents=True, exist_ok=True)
     steps, batch, *_ = STARTS[start]
-    command = ["finetune", "-m", checkpoint(start), "-s", "4", "--out", str(out)]
+    command = ["finetune", "-m", datasets.spec(start), "-s", "4", "--out", str(out)]
     command += ["--data", *fetch(photos), "--reduce", "2,3,4", "--cache", str(photos / "cache")]
     command += ["--method", method, "--loss", loss, "--steps", str(steps), "--batch", str(batch)]
     command += ["--patch", "32", "--lr", "2e-4", "--device", "cpu"]
