@@ -70,7 +70,7 @@ class Parts:
             return
         self.together(names[0])
         for _ in range(int(SEEN / POLL)):
-            if not self.missing(names):
+            if not self.missing(names) or not self.folder.exists():  # joined, and removed
                 return
             time.sleep(POLL)
         raise OSError(

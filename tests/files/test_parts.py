@@ -183,3 +183,10 @@ def test_parts_that_a_shared_disk_shows_later_are_waited_for(tmp_path, monkeypat
     with pytest.raises(OSError, match=r"f is not seen in .*: is it a shared disk"):
         parts.meet([*NAMES, "f"])
     assert sum(slept) == pytest.approx(60, abs=1)
+
+
+def test_nobody_waits_for_parts_that_are_joined_and_removed(tmp_path, monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: pytest.fail("it waits"))
+    late = Parts(tmp_path / "p", 0, 2, together=lambda _: None)
+    with pytest.raises(NotLastError):
+        late.require_last(NAMES)
