@@ -68,8 +68,8 @@ class AttackOptions:
         certificate: File of the certificate, if any.
         beta: Failure probability of a served value.
         seed: Of the attack and of serving.
-        precision: As --precision takes it.
-        predictor: The options that define the predictor, by name.
+        smoother: What defines the predictor.
+        predictor: The options that do, by name, for the record.
     """
 
     input: Path
@@ -79,7 +79,7 @@ class AttackOptions:
     certificate: Path | None
     beta: float
     seed: int
-    precision: str
+    smoother: SmootherOptions
     predictor: Mapping[str, Any]
 
     @classmethod
@@ -102,7 +102,7 @@ class AttackOptions:
             certificate=args.certificate,
             beta=args.beta,
             seed=args.seed,
-            precision=args.precision,
+            smoother=smoothing,
             predictor={name: getattr(args, name) for name in args.defaults} | settled,
         )
 
@@ -146,13 +146,12 @@ def run(args: argparse.Namespace) -> int:
     require_own(written[-1], written)
     picture = images.read(options.input)
     networks = load(NetworkOptions.of(args))
-    smoothing, device = SmootherOptions.of(args), networks.device
-    smoothed = smoother(smoothing, networks, picture)
+    smoothed, device = smoother(options.smoother, networks, picture), networks.device
     if certificate:
         _require_fit(certificate, options, networks, picture, smoothed)
     reference = read_reference(options.reference, picture, networks.sr.scale)
 
-    print(f"{networks.text}; predictor: {smoothing.text}")
+    print(f"{networks.text}; predictor: {options.smoother.text}")
     with output_folder(options.folder):  # tried before the work, which would be lost
         found = _attack(options, smoothed, picture.pixels.to(device), reference)
     verdict = None
@@ -180,7 +179,7 @@ def _attack(
 ) -> Attacked:
     """Attack lr, on its device, and run both networks on what becomes of it."""
     device = lr.device
-    with autocast(options.precision, device), reproducible(), _counter(smoothed.model):
+    with autocast(options.smoother.precision, device), reproducible(), _counter(smoothed.model):
         _require_memory(options.condition, smoothed, lr)
         _require_runs(smoothed, lr)
         truth = None if reference is None else reference.to(device)
