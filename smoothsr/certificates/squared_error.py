@@ -138,36 +138,56 @@ def _tile_errors(
     # Each channel of the served output has a random level of its own, so that only root mean
     # squares of its channels add to luma's (Minkowski's inequality).
     separate = comparison.y and n_serve is not None
-    across = sum(tile.rows.start == 0 for tile in tiles)
     side = comparison.reference.shape[2] // tiles[-1].columns.stop * tiles[0].columns.stop
     errors = np.zeros((len(tiles), len(shifts)))
-    for first, rows in _strips(tiles[::across], comparison.reference.shape):
+    for part, rows in _strips(tiles, comparison.reference.shape):
         above, below = (
             _by_tile(squares, side, separate)
             for squares in _squares(levels, shifts, comparison, rows, separate)
         )
-        step = max(1, AT_ONCE // (above.shape[1] * above.shape[2]))
-        for start in range(0, above.shape[3], step):
-            part = np.s_[:, :, :, start : start + step]
-            found = _expected_errors(above[part], below[part], lookups)
-            if separate:
-                found = np.tensordot(np.sqrt(found), WEIGHTS, axes=(2, 0))[:, :, None] ** 2
-            errors[first * across : (first + 1) * across] += found.sum(axis=(2, 3)).T
+        errors[part] += _strip_errors(above, below, lookups, separate)
     return errors / 255**2
 
 
-def _strips(column: Sequence[Tile], shape: tuple[int, ...]) -> Iterator[tuple[int, slice]]:
-    """Cut the output into strips of rows: which row of tiles they belong to, and where they are.
+def _strips(tiles: Sequence[Tile], shape: tuple[int, ...]) -> Iterator[tuple[slice, slice]]:
+    """Cut the output into strips of rows: which tiles of the grid each crosses, and where it is.
 
     Args:
-        column: The first tile of every row of tiles.
+        tiles: The grid, row by row.
         shape: (C,H,W) of the output.
     """
-    scale = shape[1] // column[-1].rows.stop
+    across = sum(tile.rows.start == 0 for tile in tiles)
+    scale = shape[1] // tiles[-1].rows.stop
     step = max(1, STRIP // shape[2])
-    for index, (rows, _) in enumerate(column):
+    for first in range(0, len(tiles), across):
+        rows = tiles[first].rows
         for top in range(scale * rows.start, scale * rows.stop, step):
-            yield index, slice(top, min(top + step, scale * rows.stop))
+            bottom = min(top + step, scale * rows.stop)
+            yield slice(first, first + across), slice(top, bottom)
+
+
+def _strip_errors(
+    above: np.ndarray, below: np.ndarray, lookups: Lookups, separate: bool
+) -> np.ndarray:
+    """Sum the expected errors of a strip over the values of each tile: (tiles,K), in 8-bit steps
+    squared.
+
+    Args:
+        above: From `_by_tile`.
+        below: Likewise.
+        lookups: Which levels are looked up.
+        separate: Whether channels are told apart, and their roots add up to luma's.
+    """
+    _, tiles, channels, groups, _ = above.shape
+    errors = np.zeros((tiles, len(lookups.up)))
+    step = max(1, AT_ONCE // (tiles * channels))
+    for start in range(0, groups, step):
+        part = np.s_[:, :, :, start : start + step]
+        found = _expected_errors(above[part], below[part], lookups)
+        if separate:
+            found = np.tensordot(np.sqrt(found), WEIGHTS, axes=(2, 0))[:, :, None] ** 2
+        errors += found.sum(axis=(2, 3)).T
+    return errors
 
 
 def _squares(
