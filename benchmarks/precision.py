@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 import datasets
 import torch
+from processor import bfloat16_units
 from torch import nn
 from torch._inductor import config as inductor
 
@@ -150,11 +151,10 @@ def timed(work: Callable[[], object]) -> float:
 
 def heading(n_cert: int) -> list[str]:
     """The page's first words."""
-    amx = "with" if torch.cpu._is_amx_tile_supported() else "without"
     return [
         "# Precision and compilation",
         "",
-        f"Written by `benchmarks/precision.py` on a processor {amx} AMX ({platform.machine()}, "
+        f"Written by `benchmarks/precision.py` on a CPU ({platform.machine()}, {bfloat16_units()}, "
         f"{torch.get_num_threads()} threads, torch {torch.__version__}). Time: of a pass, over "
         "float32's. Apart: root mean square to float32's output, in 8-bit steps. Quality: Y-PSNR "
         f"of the median of {SERVED} on Set5's central crops. Certified: dB at linf 1/255 of the "

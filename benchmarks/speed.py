@@ -28,6 +28,7 @@ from unittest.mock import patch as patched
 import datasets
 import torch
 from matplotlib.figure import Figure
+from processor import bfloat16_units
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
@@ -54,6 +55,7 @@ SIZES = (1, 2, 3, 4, 7, 11, 21, 32, 64, 128, 256)  # of batches that the floor i
 MOST = 2**17  # pixels of the largest of them
 WARM_UP = 6  # runs in which a smoother finds its batch
 FLOOR, MEDIAN, MEAN = "floor", "median of 21", "mean of 6 in pairs"
+HALF = "median of 21 in bfloat16"
 STATISTICS, REST = "order statistics", "everything else"
 
 Work = Callable[[], object]
@@ -219,13 +221,16 @@ def measure_forward(
     name: str, model: nn.Module, tile: int | None, args: argparse.Namespace
 ) -> Found:
     """Let the floor, our two statistics and rivals take turns."""
-    size, _ = size_within(model, (len(RIVALS) + 2) * N + 6, tile, args)
+    size, _ = size_within(model, (len(RIVALS) + 3) * N + 6, tile, args)
     parts = patches(size, tile, args.halo)
     floor = Floor(model, parts[0], N * len(parts))
     contestants: dict[str, Work] = {FLOOR: floor}
     for label, agg in ((MEDIAN, "median"), (MEAN, "mean")):
         smoothed = SmoothedSR(model, SIGMA, agg=agg, tile=tile, halo=args.halo)
         contestants[label] = partial(smoothed, picture(size))
+    smoothed = SmoothedSR(model, SIGMA, tile=tile, halo=args.halo)
+    contestants[HALF] = partial(in_bfloat16, smoothed, picture(size))
+    for label in (MEDIAN, MEAN, HALF):
         for _ in range(WARM_UP):
             contestants[label]()
     for label, rival in RIVALS.items():
@@ -320,6 +325,12 @@ RIVALS = {
 }
 
 
+def in_bfloat16(smoothed: SmoothedSR, lr: Tensor) -> Tensor:
+    """Smooth as `--precision bfloat16` does."""
+    with torch.autocast("cpu", torch.bfloat16):
+        return smoothed(lr)
+
+
 def on_each(
     rival: Callable[[nn.Module, Tensor], Tensor], model: nn.Module, parts: Sequence[Tensor]
 ) -> None:
@@ -366,9 +377,9 @@ def head(found: Found) -> list[str]:
 
 def forward_row(found: Found) -> str:
     """A row of the first table."""
-    contestants = [MEDIAN, MEAN, *RIVALS]
-    cells = [cell(found, name) for name in contestants]
-    return line([*head(found), *cells, cell(found, MEDIAN, next(iter(RIVALS)))])
+    loop = next(iter(RIVALS))
+    cells = [cell(found, name) for name in (MEDIAN, MEAN, HALF, *RIVALS)]
+    return line([*head(found), *cells, *(cell(found, name, loop) for name in (MEDIAN, HALF))])
 
 
 def certified_row(found: Found) -> str:
@@ -399,12 +410,14 @@ def page(
     yield (
         f"Times over that of the floor, the same number of forward passes of the network alone at "
         f"the best batch and layout: medians of {args.rounds} interleaved rounds, and their "
-        f"quartiles. float32 on the CPU, {torch.get_num_threads()} of {os.cpu_count()} threads, "
+        f"quartiles. float32, but for one column, on a CPU ({bfloat16_units()}), "
+        f"{torch.get_num_threads()} of {os.cpu_count()} threads, "
         f"torch {torch.__version__}; load average {before:.1f} before and "
         f"{os.getloadavg()[0]:.1f} after. The repository's cat, sigma {SIGMA:g}."
     )
     opening = ["network", "LR image", "floor: forward passes", "seconds"]
-    columns = [*opening, MEDIAN, MEAN, *RIVALS, f"{MEDIAN} over the loop with torch.median"]
+    over = [f"{name} over the loop with torch.median" for name in (MEDIAN, HALF)]
+    columns = [*opening, MEDIAN, MEAN, HALF, *RIVALS, *over]
     yield from ["", f"`SmoothedSR` ({MEDIAN}, {MEAN}) and what else a user would write:", ""]
     yield from [line(columns), "|" + "---|" * len(columns), *map(forward_row, forward)]
     yield from ["", "`certify`, and the shares of its time that are not the network's:", ""]
