@@ -24,7 +24,7 @@ from smoothsr.certificates.draw_parts import served_parts, share_draws
 from smoothsr.certificates.evidence import Request
 from smoothsr.certificates.looks import Enough, require_looks
 from smoothsr.certificates.options import Kind, Norm, Scope
-from smoothsr.certificates.planning import draws_wanted
+from smoothsr.certificates.planning import MOST, draws_wanted
 from smoothsr.certificates.requirements import require_certifiable, require_eval
 from smoothsr.certificates.spectral_error import attack
 from smoothsr.certifying import Certifying
@@ -383,26 +383,41 @@ class SmoothedSR(Transparent):
                 patch and a run of one image alone show, or processes share several looks.
             NotLastError: If another process of those that share the parts joins them.
         """
-        kind = kind or ("both" if self.agg == "mean" and scope == "image" else "levels")
-        require_integer("n", None if n == "auto" else n, 1)
-        require_integer("levels", levels, 2)
-        count = 1000 if n == "auto" else int(n)
-        request = Request(count, float(alpha), int(levels), scope, kind)
+        request = self._request(lr, n, alpha, levels, scope, kind)
         require_looks(looks, enough, parts.ranks if parts else 1)
-        require_certifiable(lr, self.agg, self.lattice, request)
-        require_eval([layer for part in self.children() for layer in part.modules()])
-        if self.tile == "auto" or self._inside:  # of which the record knows nothing
-            raise ValueError(
-                "a certificate is of one way to cut the image: pass tile=8 and halo=2, or tile=None"
-            )
         with torch.no_grad():
             certifying = Certifying.of(self, lr, void_guarantee_seed, parts)
             if n == "auto":
                 request = certifying.planned(request)
             certificate = certifying.certificate(request, looks, enough, progress)
-        if kind != "spectral" and not certificate.z.size:
+        if request.kind != "spectral" and not certificate.z.size:
             _warn_of_few_draws(certificate)
         return certificate
+
+    def _request(
+        self,
+        lr: Tensor,
+        n: int | Literal["auto"],
+        alpha: float,
+        levels: int,
+        scope: Scope,
+        kind: Kind | None,
+    ) -> Request:
+        """Say what `certify` is asked for, in numbers of Python, once all of it can be certified.
+
+        Raises:
+            ValueError: If not.
+        """
+        kind = kind or ("both" if self.agg == "mean" and scope == "image" else "levels")
+        request = Request(MOST if n == "auto" else n, float(alpha), levels, scope, kind)
+        require_certifiable(lr, self.agg, self.lattice, request)
+        request = request._replace(n=int(request.n), levels=int(levels))
+        require_eval([layer for part in self.children() for layer in part.modules()])
+        if self.tile == "auto" or self._inside:  # of which the record knows nothing
+            raise ValueError(
+                "a certificate is of one way to cut the image: pass tile=8 and halo=2, or tile=None"
+            )
+        return request
 
     def key(self, lr: Tensor, *options: object) -> str:
         """Tell all that the draws of a tile depend on, and what is kept of them."""

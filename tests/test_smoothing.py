@@ -318,8 +318,8 @@ def test_weights_digest_covers_network_and_denoiser():
     [
         ({"n": 0}, "n must be an integer of at least 1"),
         ({"levels": 1}, "levels must be an integer of at least 2"),
-        ({"alpha": 0}, "0 < alpha < 1"),
-        ({"alpha": 1}, "0 < alpha < 1"),
+        ({"alpha": 0}, "alpha must be between 0 and 1"),
+        ({"alpha": 1}, "alpha must be between 0 and 1"),
         ({"scope": "row"}, "scope must be"),
         ({"lr": image(2, 3, 6, 5)}, "one image"),
     ],

@@ -14,10 +14,10 @@ from smoothsr.certificates.spectral_error import Attack, compared, rms_error
 from smoothsr.certificates.spectrum import spectrum
 from smoothsr.engine.moments import TileMoments
 
-__all__ = ["draws_wanted"]
+__all__ = ["MOST", "draws_wanted"]
 
 CANDIDATES = (100, 150, 200, 300, 400, 500, 600, 700, 800, 900)
-MOST = 1000
+MOST = 1000  # that are worth their time
 LOSS = 0.5  # dB that fewer draws than MOST may cost
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from smoothsr.certificates.evidence import Request
 from smoothsr.certificates.options import Agg, Kind, Scope, require_option
-from smoothsr.engine.arguments import require_image
+from smoothsr.engine.arguments import require_image, require_integer
 from smoothsr.engine.lattice import on_lattice
 
 __all__ = ["require_certifiable", "require_eval"]
@@ -66,10 +66,10 @@ def require_eval(layers: Iterable[nn.Module]) -> None:
 
 def _require_sensible(request: Request) -> None:
     n, alpha, levels, scope, kind = request
-    if n < 1 or levels < 2 or not 0 < alpha < 1:
-        raise ValueError(
-            f"certify needs n >= 1, levels >= 2 and 0 < alpha < 1, got {n}, {levels} and {alpha}"
-        )
+    require_integer("n", n, 1)
+    require_integer("levels", levels, 2)
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must be between 0 and 1, got {alpha}")
     require_option("scope", scope, Scope)
     require_option("kind", kind, Kind)
     if kind != "levels" and (n < 2 or scope != "image"):
