@@ -370,10 +370,24 @@ def test_the_training_page_compares_both_with_each_alone(monkeypatch, both, won,
 
 
 @pytest.mark.parametrize(
-    "name",
-    sorted(
-        {path.stem for path in (ROOT / "benchmarks").glob("*.py")} - {"datasets", "training_page"}
-    ),
+    ("flags", "said"),
+    [
+        ("sse2 avx512_bf16 avx512f", "bfloat16 by avx512_bf16"),
+        ("amx_bf16 avx512_bf16", "bfloat16 by amx_bf16 and avx512_bf16"),
+        ("sse2 avx512f", "no bfloat16 of its own"),
+    ],
+)
+def test_a_page_tells_of_the_processor(flags, said, monkeypatch):
+    found = runpy.run_path(str(ROOT / "benchmarks/processor.py"))
+    monkeypatch.setattr(Path, "read_text", lambda *_, **__: f"flags : {flags}")
+    assert found["bfloat16_units"]() == said
+
+
+SHARED = {"datasets", "processor", "training_page"}  # what benchmarks import, and no commands
+
+
+@pytest.mark.parametrize(
+    "name", sorted({path.stem for path in (ROOT / "benchmarks").glob("*.py")} - SHARED)
 )
 def test_benchmarks_explain_themselves(name):
     done = subprocess.run(
