@@ -1,6 +1,6 @@
 """How one image is certified: what is tried of the network, what is drawn, and what is recorded."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -79,6 +79,36 @@ class Certifying:
         Raises:
             NotLastError: If another process of those that share the parts joins them.
         """
+        if enough and self.parts and self.parts.ranks > 1:
+            return self._looked_together(self.parts, request, looks, enough, progress)
+        return self._looked(request, looks, enough, progress)
+
+    def _looked_together(
+        self,
+        parts: Parts,
+        request: Request,
+        looks: int,
+        enough: Enough,
+        progress: Progress | None,
+    ) -> Certificate:
+        """Look in every process at what all have drawn; the first answer to `enough` is that of
+        all, and one process returns.
+        """
+        key = self.smoothed.key(self.lr, "looked", request, self.seed)
+
+        def agreed(certificate: Certificate) -> bool:
+            return bool(parts.agree(f"{key}_{certificate.n_cert}", enough(certificate)))
+
+        parts.renew(f"{key}_*")  # answers of an earlier start, which was asked for less or more
+        everyone = replace(self, parts=replace(parts, all_join=True))
+        found = everyone._looked(request, looks, agreed, progress)
+        parts.add(f"{key}_ended", {})
+        parts.require_last([f"{key}_ended"])
+        return found
+
+    def _looked(
+        self, request: Request, looks: int, enough: Enough | None, progress: Progress | None
+    ) -> Certificate:
         requests = plan(request, looks, values_at_once(request.scope, self.output_shape))
         return until_enough(
             requests,

@@ -380,11 +380,12 @@ class SmoothedSR(Transparent):
         Raises:
             ValueError: If an argument is out of its range, the model is in train mode, agg is a
                 percentile, the network is no fixed function of each image, as two runs on one
-                patch and a run of one image alone show, or processes share several looks.
+                patch and a run of one image alone show, or processes that do not wait for each
+                other share several looks.
             NotLastError: If another process of those that share the parts joins them.
         """
         request = self._request(lr, n, alpha, levels, scope, kind)
-        require_looks(looks, enough, parts.ranks if parts else 1)
+        require_looks(looks, enough, parts)
         with torch.no_grad():
             certifying = Certifying.of(self, lr, void_guarantee_seed, parts)
             if n == "auto":

@@ -16,6 +16,7 @@ from smoothsr.certificates.certificate import Certificate
 from smoothsr.certificates.evidence import PILOTS, Evidence, Request, levels_alpha
 from smoothsr.engine.arguments import require_integer
 from smoothsr.engine.draws import Progress
+from smoothsr.files.parts import Parts
 
 __all__ = ["Enough", "counted", "plan", "require_looks", "until_enough"]
 
@@ -30,8 +31,9 @@ them depends on it.
 Progresses = Sequence[Progress | None]
 
 
-def require_looks(looks: int, enough: Enough | None, processes: int) -> None:
-    """Refuse looks that nobody asks anything, and those that several processes share.
+def require_looks(looks: int, enough: Enough | None, parts: Parts | None) -> None:
+    """Refuse looks that nobody asks anything, and those of processes that do not wait for what the
+    others' draws show.
 
     Raises:
         ValueError: If looks is no positive integer, or does not go with the others.
@@ -43,10 +45,10 @@ def require_looks(looks: int, enough: Enough | None, processes: int) -> None:
             "several looks and a function enough, which tells whether to stop, go together; got "
             f"looks={looks} and {found}"
         )
-    if looks > 1 and processes > 1:
+    if looks > 1 and parts and parts.ranks > 1 and not parts.together:
         raise ValueError(
-            f"looks={looks} can't be shared by {processes} processes, none of which waits for what "
-            "the others' draws show: run one process, or pass looks=1"
+            f"looks={looks} of {parts.ranks} processes take Parts(together=...), since each waits "
+            "for what the others' draws show: pass it, run one process, or pass looks=1"
         )
 
 

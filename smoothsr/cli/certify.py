@@ -16,7 +16,7 @@ from smoothsr.cli import memory_budget
 from smoothsr.cli.devices import autocast
 from smoothsr.cli.errors import FAILURES, UserError, message
 from smoothsr.cli.loading import NetworkOptions, Networks, load
-from smoothsr.cli.processes import meet, parts_of, place
+from smoothsr.cli.processes import by_torchrun, meet, parts_of, place
 from smoothsr.cli.progress import draws_bar, print_profile
 from smoothsr.cli.reference import read_reference
 from smoothsr.cli.smoother import SmootherOptions, print_padding_advice, settled, smoother
@@ -135,9 +135,10 @@ def _check_looks(looks: int | None, enough: float | None) -> None:
     Raises:
         UserError: If so.
     """
-    if enough is not None and place()[1] > 1:
+    if enough is not None and place()[1] > 1 and not by_torchrun():
         raise UserError(
-            "--enough is for one process, since looks are not shared: leave it out, or run one"
+            "--enough over several processes takes torchrun, by which they wait for each other: "
+            "start them by it, or leave --enough out"
         )
     if enough is not None and not 0 < enough < 255:
         raise UserError(f"--enough must be between 0 and 255 steps, got {enough:g}")

@@ -18,7 +18,7 @@ from smoothsr.evaluation.records import Record
 from smoothsr.files import images
 from smoothsr.files.parts import Parts
 
-__all__ = ["Collect", "Measure", "OnCell", "meet", "parts_of", "place", "share_out"]
+__all__ = ["Collect", "Measure", "OnCell", "by_torchrun", "meet", "parts_of", "place", "share_out"]
 
 OnCell = Callable[[], object]
 """Called after each output that is scored."""
@@ -136,7 +136,7 @@ def meet(point: str = "begun") -> None:
     At the beginning, since one that is started again might otherwise find its work done, joined and
     tidied up by the others, and do it once more.
     """
-    if _by_torchrun():
+    if by_torchrun():
         store, rank, ranks = next(iter(rendezvous("env://")))
         here = f"{point} {os.environ['TORCHELASTIC_RESTART_COUNT']}"  # one store serves all starts
         store.set(f"{here} {rank}", "")
@@ -147,10 +147,11 @@ def parts_of(folder: Path) -> Parts:
     """Return part files that this process shares with the others. Where torchrun sees to it that
     all are there, they wait for each other to share more.
     """
-    return Parts(folder, *place(), together=meet if _by_torchrun() else None)
+    return Parts(folder, *place(), together=meet if by_torchrun() else None)
 
 
-def _by_torchrun() -> bool:
+def by_torchrun() -> bool:
+    """Whether torchrun has started this process, and starts all again where one dies."""
     return {"TORCHELASTIC_RESTART_COUNT", "MASTER_ADDR"} <= os.environ.keys()
 
 

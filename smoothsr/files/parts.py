@@ -41,12 +41,14 @@ class Parts:
         ranks: How many processes there are.
         together: Waits until all of them have called it with a name, so that they share what needs
             all parts of a kind; None: no process waits, and the last one to end does that alone.
+        all_join: Whether every process joins the parts, which takes `together`.
     """
 
     folder: Path
     rank: int = 0
     ranks: int = 1
     together: Callable[[str], object] | None = None
+    all_join: bool = False
 
     def share(self, names: Sequence[str]) -> list[str]:
         """Return the names of this process's share of the parts that are not there."""
@@ -122,6 +124,12 @@ class Parts:
         for path in self.folder.glob(f"{pattern}.npz"):
             path.unlink(missing_ok=True)
 
+    def renew(self, pattern: str) -> None:
+        """Remove the parts of a pattern before any process adds one again."""
+        self.drop(pattern)
+        if self.together:
+            self.together(pattern)
+
     def drop_alone(self, name: str) -> None:
         """Remove a part, and the folder, if there is no other: then nothing is to go on with."""
         if [path.stem for path in self.folder.glob("*")] == [name]:
@@ -132,6 +140,18 @@ class Parts:
     def agree(self, name: str, value: int) -> int:
         """Return the number that the first of all processes and runs gave."""
         return int(self.first(name, {"value": np.array(value)})["value"])
+
+    def require_joiner(self, names: Sequence[str]) -> None:
+        """Let a process pass that joins the parts, once all are there: every one, or the last.
+
+        Raises:
+            NotLastError: If another process joins them.
+            OSError: If parts that others made are not seen here.
+        """
+        if self.all_join:
+            self.meet(names)
+        else:
+            self.require_last(names)
 
     def require_last(self, names: Sequence[str]) -> None:
         """Let exactly one process pass, once all parts are there.

@@ -1,7 +1,9 @@
 """Early looks: planned ahead, stopped by what a certificate says, resumed after a kill."""
 
 import weakref
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 
 import pytest
 import torch
@@ -9,12 +11,13 @@ from oracles import LinearSR
 from shared_certificates import LR, certified, same, smoother
 
 from smoothsr import SmoothedSR
+from smoothsr.certificates import gathering
 from smoothsr.certificates.certificate import Certificate
 from smoothsr.certificates.evidence import Request
 from smoothsr.certificates.looks import counted, plan
 from smoothsr.certificates.quantile_bounds import levels
 from smoothsr.engine import draws
-from smoothsr.files.parts import Parts
+from smoothsr.files.parts import NotLastError, Parts
 
 TILES = 9  # of LR
 COUNTS = [26, 80, 240]  # of five looks at 240 draws: those before would be of 8 and 2
@@ -288,10 +291,70 @@ def test_wrong_arguments_are_told_before_the_network_runs(options, message):
         SmoothedSR(Unused(), 0.05).certify(LR, **options)
 
 
-def test_processes_cannot_share_looks(tmp_path):
-    with pytest.raises(ValueError, match="looks=5 can't be shared by 2 processes"):
+def test_looks_are_not_shared_by_processes_that_do_not_wait(tmp_path):
+    with pytest.raises(ValueError, match=r"looks=5 of 2 processes take Parts\(together=...\)"):
         looked(never, Parts(tmp_path / "p", 1, 2))
     assert not (tmp_path / "p").exists()
+
+
+# Processes
+
+
+def looked_by_two(folder, stops, **options):
+    """Certify in two threads, in the place of processes, each of which asks its own stop; return
+    the certificates, and what was added by each.
+    """
+    both, added = Barrier(2, timeout=60), {0: [], 1: []}
+
+    class Told(Parts):
+        def add(self, name, arrays):
+            added[self.rank].append(name)
+            super().add(name, arrays)
+
+    def made(rank):
+        parts = Told(folder, rank, 2, lambda _: both.wait())
+        try:
+            return looked(stops[rank], parts, smoothed=smoother(seed=5, **options))
+        except NotLastError:
+            return None
+
+    with ThreadPoolExecutor(2) as pool:
+        return [each for each in pool.map(made, range(2)) if each], added
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize(("options", "kind"), [({}, "tile"), ({"tile": None}, "draws")])
+@pytest.mark.parametrize("stop", [at(26), at(80), never])
+def test_processes_look_together(tmp_path, options, kind, stop):
+    found, added = looked_by_two(tmp_path / "p", [stop, stop], **options)
+    assert len(found) == 1
+    alone = looked(stop, smoothed=smoother(seed=5, **options))
+    same(found[0], alone, spectrum=1e-3)
+    made = [{name for name in names if f"_{kind}_" in name} for names in added.values()]
+    assert all(made)
+    assert not made[0] & made[1]
+
+
+def test_bands_are_looked_at_together(tmp_path, monkeypatch):
+    monkeypatch.setattr(gathering, "bands_of", lambda n, values: 3)
+    found, added = looked_by_two(tmp_path / "p", [at(80), at(80)], tile=None)
+    same(found[0], looked(at(80), smoothed=smoother(seed=5, tile=None)), spectrum=1e-3)
+    made = [[name for name in names if "_band_" in name] for names in added.values()]
+    assert len({*made[0], *made[1]}) == 2 * 3  # of two looks
+    assert all(made)
+
+
+def test_the_first_answer_is_that_of_all_processes(tmp_path):
+    """Else one would wait for the draws of another that has stopped."""
+    found, _ = looked_by_two(tmp_path / "p", [at(80), never])
+    assert [each.n_cert in (80, 240) for each in found] == [True]
+
+
+def test_processes_that_start_again_ask_again(tmp_path):
+    first, _ = looked_by_two(tmp_path / "p", [at(26), at(26)])
+    second, added = looked_by_two(tmp_path / "p", [at(80), at(80)])
+    assert [first[0].n_cert, second[0].n_cert] == [26, 80]
+    assert sum("_tile_" in name for names in added.values() for name in names) == TILES
 
 
 # The record

@@ -5,7 +5,7 @@ import re
 import signal
 
 import pytest
-from process_runs import as_rank, dying
+from process_runs import as_rank, dying, torchrun
 
 from smoothsr import Certificate
 from smoothsr.cli import main
@@ -16,8 +16,9 @@ TILES = 6  # of a 9x7 image
 NEVER = 1e-3  # steps, which not even a network without noise is certified for
 
 
-def command(photo, out, *options):
-    fixed = ["--n-cert", 300, "--levels", 4, "--tile", 4, "--halo", 1, "-n", 3, "--sigma", 0.1]
+def command(photo, out, *options, tile=4):
+    fixed = ["--n-cert", 300, "--levels", 4, "--tile", tile, "-n", 3, "--sigma", 0.1]
+    fixed += ["--halo", 1] if tile else []
     return [str(word) for word in ("certify", photo, "-o", out, *fixed, *options)]
 
 
@@ -105,7 +106,21 @@ def test_mistakes_are_one_line(options, message, photo, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
-def test_processes_do_not_share_looks(photo, tmp_path, monkeypatch, capsys):
+def test_processes_that_do_not_wait_share_no_looks(photo, tmp_path, monkeypatch, capsys):
     arguments = command(photo, tmp_path / "out", "--enough", "2")
     assert as_rank(monkeypatch, 1, main, arguments) == 2
-    assert "--enough is for one process" in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert "--enough over several processes takes torchrun" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tile", [4, 0])
+def test_torchrun_starts_a_look_again(tile, photo, tmp_path):
+    arguments = command(photo, tmp_path / "out", "--enough", NEVER, tile=tile)
+    done = torchrun(arguments)
+    assert done.returncode == 0, done.stderr
+    assert "exitcode: -9" in done.stderr or "Signal 9" in done.stderr, done.stderr
+    assert done.stdout.count("300 draws do not certify 0.001 steps") == 1
+    assert Certificate.load(tmp_path / "out" / "photo.npz").n_cert == 300
+    assert not (tmp_path / "out" / "photo_parts").exists()
