@@ -12,7 +12,7 @@ clock.
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from statistics import median
 from typing import NamedTuple
 
@@ -47,16 +47,45 @@ class Plan(NamedTuple):
     size: int
 
 
-class Trials(NamedTuple):
+class Trials:
     """What is known of a kind of patches.
 
     Attributes:
         first: Draws at once in the first trials.
-        seconds: The last times per draw of every plan tried, infinite where it is forbidden.
+        seconds: The last times per draw of every plan tried.
+        failed: Plans that can't be run.
     """
 
-    first: int
-    seconds: dict[Plan, list[float]]
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self.seconds: dict[Plan, list[float]] = {}
+        self.failed: set[Plan] = set()
+
+    def add(self, plan: Plan, seconds: float) -> None:
+        """Take note of a time per draw."""
+        times = self.seconds.setdefault(plan, [])
+        times.append(seconds)
+        del times[:-KEPT]
+
+    def settled(self, plan: Plan) -> bool:
+        """Whether enough is known of a plan."""
+        return plan in self.failed or len(self.seconds.get(plan, ())) >= TRIALS
+
+    def time(self, plan: Plan) -> float:
+        """How long a plan takes for a draw, as far as is known."""
+        return math.inf if plan in self.failed else median(self.seconds[plan])
+
+    def fastest(self, most: float) -> Plan | None:
+        """Of the plans of up to so many draws that are about as fast as the fastest, the one of the
+        smallest batches, which ask for less memory; among many trials of about one speed, the
+        fastest is so by luck. None, if none is known.
+        """
+        known = [plan for plan in self.seconds if plan.size <= most and plan not in self.failed]
+        if not known:
+            return None
+        least = min(map(self.time, known))
+        close = [plan for plan in known if GAIN * self.time(plan) <= least]
+        return min(close, key=lambda plan: (plan.size, self.time(plan)))
 
 
 class Batching:
@@ -110,7 +139,7 @@ class Batching:
         key = (kind, torch.is_grad_enabled(), self._untimed)
         while True:
             if key not in self._trials:
-                self._trials[key] = Trials(self._first(kind, len(draws)), {})
+                self._trials[key] = Trials(self._first(kind, len(draws)))
             trials = self._trials[key]
             plan = self._plan(kind, trials, len(draws))
             exact = self.batch_size or torch.are_deterministic_algorithms_enabled()
@@ -122,12 +151,10 @@ class Batching:
                 start = clock(batch.device)
                 outputs = f(batch)
             except (RuntimeError, MemoryError) as error:
-                self._trials[key] = self._without(plan, trials, error)
+                self._fail(plan, trials, error)
                 continue
             if 2 * len(batch) > plan.size:  # a far shorter one tells nothing about its plan
-                times = trials.seconds.setdefault(plan, [])
-                times.append((clock(batch.device) - start) / len(batch))
-                del times[:-KEPT]
+                trials.add(plan, (clock(batch.device) - start) / len(batch))
             self.draws += len(outputs)
             return outputs
 
@@ -152,55 +179,47 @@ class Batching:
 
     def _plan(self, kind: Kind, trials: Trials, remaining: int) -> Plan:
         """Choose the plan to try next, or the best of those tried."""
-        first, seconds = min(trials.first, self.most or trials.first), trials.seconds
+        layouts = self._layouts(min(trials.first, self.most or trials.first), trials)
         if self._untimed:
-            layouts = self._layouts(first)[::-1]  # channels_last, which is most often faster
-            return next(plan for plan in layouts if math.inf not in seconds.get(plan, ()))
+            return layouts[-1]  # channels_last, which is most often faster
         most = self._most(kind)
-        for plan in self._candidates(first, most, seconds):
+        for plan in self._candidates(layouts, most, trials):
             # A batch of all that remain tells enough of a plan up to twice as long.
-            if plan.size < 2 * remaining and len(seconds.get(plan, ())) < TRIALS:
+            if plan.size < 2 * remaining and not trials.settled(plan):
                 return plan
-        known = {plan: median(times) for plan, times in seconds.items() if plan.size <= most}
-        usable = {plan: time for plan, time in known.items() if time < math.inf}
-        return _smallest_of_the_fastest(usable) if usable else Plan(False, first)
+        return trials.fastest(most) or layouts[0]
 
     def _most(self, kind: Kind) -> float:
         """The most draws in a batch that are worth trying."""
         within = self.most or math.inf
-        if kind.device.type != "cpu":
+        if self.batch_size or kind.device.type != "cpu":
             return within
         return min(within, max(1, LARGEST // math.prod(kind.shape[1:])))
 
-    def _candidates(
-        self, first: int, most: float, seconds: dict[Plan, list[float]]
-    ) -> Iterator[Plan]:
-        """Yield plans worth trying, given what is known: both layouts, then doubled sizes in the
+    def _candidates(self, layouts: Sequence[Plan], most: float, trials: Trials) -> Iterator[Plan]:
+        """Yield plans worth trying, given what is known: the layouts, then doubled sizes in the
         better one while they pay.
         """
-        layouts = self._layouts(first)
         yield from layouts
-        if self.batch_size or any(len(seconds.get(plan, ())) < TRIALS for plan in layouts):
+        if self.batch_size or not all(map(trials.settled, layouts)):
             return
-        plan = min(layouts, key=lambda plan: median(seconds[plan]))
-        best, since = median(seconds[plan]), 0
+        plan = min(layouts, key=trials.time)
+        best, since = trials.time(plan), 0
         while since < PATIENCE and 2 * plan.size <= most:
             plan = plan._replace(size=2 * plan.size)
             yield plan
-            times = seconds.get(plan, ())
-            if len(times) < TRIALS or math.inf in times:
+            if not trials.settled(plan) or trials.time(plan) > FAR * best:
                 return
-            if median(times) > FAR * best:
-                return
-            since = 0 if median(times) < GAIN * best else since + 1
-            best = min(best, median(times))
+            since = 0 if trials.time(plan) < GAIN * best else since + 1
+            best = min(best, trials.time(plan))
 
-    def _layouts(self, size: int) -> list[Plan]:
-        """The layouts that are worth trying."""
-        return [Plan(last, size) for last in (False, True)[: 1 + self.convolutional]]
+    def _layouts(self, size: int, trials: Trials) -> list[Plan]:
+        """The layouts that are worth trying, at least one."""
+        plans = [Plan(last, size) for last in (False, True)[: 1 + self.convolutional]]
+        return [plan for plan in plans if plan not in trials.failed]
 
-    def _without(self, plan: Plan, trials: Trials, error: Exception) -> Trials:
-        """What is known once a plan has failed for lack of memory or by its layout; any other error
+    def _fail(self, plan: Plan, trials: Trials, error: Exception) -> None:
+        """Take note that a plan has failed, for lack of memory or by its layout; any other error
         goes up.
         """
         if plan.size > 1 and out_of_memory(error):
@@ -212,14 +231,14 @@ class Batching:
             )
             if self.batch_size:
                 self.batch_size = half
-            for channels_last in (False, True):  # the layout makes no difference to memory
-                trials.seconds[Plan(channels_last, plan.size)] = [math.inf] * TRIALS
-            return trials._replace(first=min(trials.first, half))
-        if not plan.channels_last:
+            # The layout makes no difference to memory.
+            trials.failed |= {Plan(channels_last, plan.size) for channels_last in (False, True)}
+            trials.first = min(trials.first, half)
+        elif plan.channels_last:
             # A network that reshapes with view() fails in that layout; other errors come again.
+            trials.failed.add(plan)
+        else:
             raise error
-        trials.seconds[plan] = [math.inf] * TRIALS
-        return trials
 
 
 def _even(size: int, remaining: int) -> int:
@@ -230,15 +249,6 @@ def _even(size: int, remaining: int) -> int:
         50
     """
     return math.ceil(remaining / math.ceil(remaining / size))
-
-
-def _smallest_of_the_fastest(known: dict[Plan, float]) -> Plan:
-    """Of the plans that are about as fast as the fastest, take the one of the smallest batches,
-    which ask for less memory; among many trials of about one speed, the fastest is so by luck.
-    """
-    fastest = min(known.values())
-    close = [plan for plan, seconds in known.items() if GAIN * seconds <= fastest]
-    return min(close, key=lambda plan: (plan.size, known[plan]))
 
 
 def out_of_memory(error: Exception) -> bool:

@@ -269,6 +269,14 @@ def test_a_network_that_reshapes_with_view_keeps_its_layout():
     assert runs.count(False) == 2  # once for each
 
 
+def test_a_given_batch_of_large_patches_gets_the_faster_layout(simulate):
+    """Batches that are found are no larger than a processor's caches; a given one is."""
+    predictor, batches = simulate(lambda size, last: size * (1 if last else 2)), Batching(16, True)
+    large = kind(side=256)
+    predictor.all(batches, 16 * 9, large)
+    assert predictor.all(batches, 16, large) == [(16, True)]
+
+
 SPEEDS = [
     lambda size, _: 10 + size,
     lambda size, last: size * (2 if last else 1),
