@@ -4,7 +4,7 @@
 
 Images: `upscale` of a folder. Tiles: the certificate of a picture in tiles 8/2. Draws: the
 certificate of a picture as one tile. Runs by one process and by two take turns. Seconds are from
-the start signal to the last process's end, joining included. On a machine that others use, a core
+the start signal to the last process's end, joining and the parts' removal included. On a machine that others use, a core
 is not always there to be had: so the processor's seconds are compared too, which tell what two
 quiet cores would give: those of one process over those of the busier one of two. The batch size is
 fixed, since processes that find out the fastest may find different ones.
@@ -168,6 +168,7 @@ def work(
     def certify(mode: str, parts: Parts) -> None:
         with contextlib.suppress(NotLastError):
             smoothers[mode].certify(lr, n=args.n_cert, kind="both", parts=parts)
+            parts.remove()  # as the command does
 
     def upscale(parts: Parts) -> None:
         os.environ.update(RANK=str(parts.rank), WORLD_SIZE=str(parts.ranks))

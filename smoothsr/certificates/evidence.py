@@ -9,14 +9,19 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from smoothsr.certificates import quantile_bounds
 from smoothsr.certificates.options import Kind, Scope
 from smoothsr.certificates.spectrum import spectrum
 from smoothsr.engine.draws import Observer, output_slices
-from smoothsr.engine.moments import BandMoments, Moments, moments_of_band, moments_of_tile
+from smoothsr.engine.moments import (
+    BandMoments,
+    Moments,
+    mean,
+    moments_of_band,
+    moments_of_tile,
+)
 from smoothsr.engine.quantiles import Quantiles
 from smoothsr.engine.tiles import Tile
 
@@ -111,14 +116,16 @@ class Evidence:
         return shown
 
     def of_band(self, draws: Tensor) -> Shown:
-        """Return what all draws (n,C,h,W) show of some rows of a tile's output."""
+        """Return what all draws (n,C,h,W) show of some rows of a tile's output; the draws are
+        overwritten.
+        """
         shown: Shown = {}
         if self._quantiles:
             shown["ranks"] = self._quantiles.of(draws)
         if self._moments:
-            shown |= moments_of_band(draws, self._moments.pilots)._asdict()
-            later = draws[self._moments.pilots :]
-            shown["mean"] = later.mean(0, dtype=torch.float64).float().cpu().numpy()
+            pilots = self._moments.pilots
+            shown["mean"] = mean(draws[pilots:]).float().cpu().numpy()
+            shown |= moments_of_band(draws, pilots)._asdict()
         return shown
 
     def of_bands(self, tile: Tile, bands: Iterable[Shown]) -> Shown:

@@ -179,10 +179,14 @@ class Batching:
 
     def _plan(self, kind: Kind, trials: Trials, remaining: int) -> Plan:
         """Choose the plan to try next, or the best of those tried."""
-        layouts = self._layouts(min(trials.first, self.most or trials.first), trials)
+        first = min(trials.first, self.most or trials.first)
         if self._untimed:
-            return layouts[-1]  # channels_last, which is most often faster
-        most = self._most(kind)
+            return self._layouts(first, trials)[-1]  # channels_last, which is most often faster
+        if self.batch_size:
+            layouts = self._layouts(min(first, self.batch_size, remaining), trials)
+            untried = (plan for plan in layouts if not trials.settled(plan))
+            return next(untried, None) or min(layouts, key=trials.time)
+        layouts, most = self._layouts(first, trials), self._most(kind)
         for plan in self._candidates(layouts, most, trials):
             # A batch of all that remain tells enough of a plan up to twice as long.
             if plan.size < 2 * remaining and not trials.settled(plan):
@@ -192,7 +196,7 @@ class Batching:
     def _most(self, kind: Kind) -> float:
         """The most draws in a batch that are worth trying."""
         within = self.most or math.inf
-        if self.batch_size or kind.device.type != "cpu":
+        if kind.device.type != "cpu":
             return within
         return min(within, max(1, LARGEST // math.prod(kind.shape[1:])))
 
@@ -201,7 +205,7 @@ class Batching:
         better one while they pay.
         """
         yield from layouts
-        if self.batch_size or not all(map(trials.settled, layouts)):
+        if not all(map(trials.settled, layouts)):
             return
         plan = min(layouts, key=trials.time)
         best, since = trials.time(plan), 0

@@ -12,6 +12,7 @@ References: G. Golub, C. Van Loan, "Matrix Computations", sections 4.2 and 10.1;
 """
 
 import math
+from functools import reduce
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ __all__ = [
     "Moments",
     "TileMoments",
     "largest_eigenvalue",
+    "mean",
     "moments_of_band",
     "moments_of_tile",
     "pilot",
@@ -38,6 +40,8 @@ FLOOR = 1e-3  # least radius, as a root mean square over values: a quarter of an
 BLOCK = 1024  # draws held as they are while a second moment is summed up
 STEPS = 20  # of Lanczos' method
 CHUNK = 4096  # products that are summed in the precision of the rows
+ADDED = 32  # draws that are summed in their own precision
+WIDENED = 2**18  # values that are brought to the widest precision at a time
 STRIPES = 6  # of a symmetric product, each computed up to its diagonal: 7/12 of all sums
 SLACKS = (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)  # by which an estimate may be short, tried in turn
 
@@ -97,7 +101,7 @@ def pilot(draws: Tensor) -> Centre:
         >>> pilot(torch.tensor([[0.5, 0.4], [0.5, 0.6]])).radius
         0.125...
     """
-    centre = draws.mean(0, dtype=_exact(draws))
+    centre = mean(draws)
     distances = _lengths(draws - centre.to(draws.dtype))
     return Centre(centre, *_sizes(distances, _reach(centre), draws.shape[1]))
 
@@ -196,11 +200,12 @@ class BandMoments(NamedTuple):
 
 
 def moments_of_band(draws: Tensor, pilots: int) -> BandMoments:
-    """Compute what all draws (p + n,...) show of a band of a tile's values, p of them pilots."""
-    exact = _exact(draws)
-    flat = draws.flatten(1).to(draws.dtype if draws.device.type == "cpu" else exact)
-    centre = flat[:pilots].mean(0, dtype=exact)
-    rows = flat - centre.to(flat.dtype)
+    """Compute what all draws (p + n,...) show of a band of a tile's values, p of them pilots; the
+    draws are overwritten.
+    """
+    flat = draws.flatten(1).to(draws.dtype if draws.device.type == "cpu" else _exact(draws))
+    centre = mean(flat[:pilots])
+    rows = flat.sub_(centre.to(flat.dtype))
     squares = (_lengths(rows) ** 2).double().cpu().numpy()
     return BandMoments(
         np.array(rows.shape[1]),
@@ -423,8 +428,16 @@ def _rounding(terms: int, dtype: torch.dtype) -> float:
     return (min(terms, CHUNK) + 8) * torch.finfo(dtype).eps / 2
 
 
+def mean(draws: Tensor) -> Tensor:
+    """Average draws (n,...) in the widest precision, of which a few at a time are added up."""
+    sums = (part.sum(0).to(_exact(draws)) for part in draws.split(ADDED))
+    return reduce(torch.add, sums) / len(draws)
+
+
 def _lengths(rows: Tensor) -> Tensor:
-    return torch.linalg.vector_norm(rows, dim=1, dtype=_exact(rows))
+    """Lengths of rows (n,m) in the widest precision, to which a few at a time are brought."""
+    parts = rows.split(max(1, WIDENED // max(1, rows.shape[1])))
+    return torch.cat([torch.linalg.vector_norm(part, dim=1, dtype=_exact(rows)) for part in parts])
 
 
 def _exact(tensor: Tensor) -> torch.dtype:

@@ -13,6 +13,7 @@ from smoothsr.metrics import to_8bit
 
 __all__ = ["Quantiles"]
 
+ROUNDED = 32  # draws that are brought to 8 bits at a time
 DIRECT = 1024  # up to so many draws of a tile are kept as they are, more of them as histograms
 
 
@@ -59,7 +60,9 @@ class Quantiles:
         """Compute the ranks of values of which all draws (n,...) are at hand: uint8
         (len(ranks),...).
         """
-        steps = to_8bit(draws.to(self.lr.dtype)).byte()
+        steps = torch.empty_like(draws, dtype=torch.uint8)
+        for part, target in zip(draws.split(ROUNDED), steps.split(ROUNDED), strict=True):
+            target.copy_(to_8bit(part.to(self.lr.dtype)))
         return order_statistics(steps, self.ranks).cpu().numpy()
 
     def put(self, tile: Tile, found: np.ndarray) -> None:

@@ -211,7 +211,7 @@ def test_a_size_is_halved_until_it_fits(simulate):
     predictor, batches = simulate(memory=1), Batching(7, False)
     with pytest.warns(RuntimeWarning) as caught:
         assert [size for size, _ in predictor.all(batches, 4)] == [1] * 4
-    assert [str(w.message).split()[-1] for w in caught] == ["3", "1"]
+    assert [str(w.message).split()[-1] for w in caught] == ["2", "1"]
 
 
 def test_the_search_stops_at_memory_with_one_warning(simulate):
@@ -275,6 +275,14 @@ def test_a_given_batch_of_large_patches_gets_the_faster_layout(simulate):
     large = kind(side=256)
     predictor.all(batches, 16 * 9, large)
     assert predictor.all(batches, 16, large) == [(16, True)]
+
+
+@pytest.mark.parametrize("n", [3, 8, 9, 16])
+def test_fewer_draws_than_half_of_a_given_batch_get_the_faster_layout(n, simulate):
+    predictor, batches = simulate(lambda size, last: size * (1 if last else 2)), Batching(16, True)
+    for _ in range(2 * batching.TRIALS):
+        predictor.all(batches, n)
+    assert predictor.all(batches, n) == [(n, True)]
 
 
 SPEEDS = [

@@ -17,7 +17,9 @@ from smoothsr.engine.moments import (
     Centre,
     Moments,
     MomentSum,
+    _lengths,
     largest_eigenvalue,
+    mean,
     moments_of_band,
     moments_of_tile,
     pilot,
@@ -69,7 +71,7 @@ def test_bands_together_are_the_whole(cuts, dtype):
     draws = 0.4 + 0.2 * uniform(40, 3, 12, 5, dtype=dtype)
     draws[15:20] += 0.25
     pilots = 9
-    bands = [moments_of_band(draws[:, :, a:b], pilots) for a, b in pairwise(cuts)]
+    bands = [moments_of_band(draws[:, :, a:b].clone(), pilots) for a, b in pairwise(cuts)]
     whole = reduce(BandMoments.and_of, bands)
     assert whole.rounding == max(float(band.rounding) for band in bands) > 0
     found = moments_of_tile(whole)
@@ -85,12 +87,27 @@ def test_bands_together_are_the_whole(cuts, dtype):
 def test_the_top_of_bands_allows_for_rounding():
     """By a share of the trace, as the top of draws that one process has."""
     draws = 0.4 + 0.2 * uniform(30, 20, dtype=torch.float32)
-    band = moments_of_band(draws, 10)
+    band = moments_of_band(draws.clone(), 10)
     exact = moments_of_tile(band._replace(rounding=np.array(0.0)))
     trace = shortened(draws[10:], pilot(draws[:10]))[0].square().sum().item()
     assert band.rounding == pytest.approx(28 * 2**-24)  # of 20 terms
     allowed = moments_of_tile(band)[3] - exact[3]
     assert allowed == pytest.approx(float(band.rounding) * trace / 20, rel=1e-4)
+
+
+@pytest.mark.parametrize("n", [1, 31, 32, 33, 100])
+def test_the_mean_is_of_all_draws(n):
+    draws = uniform(n, 3, 5, dtype=torch.float32)
+    found = mean(draws)
+    assert found.dtype == torch.float64
+    torch.testing.assert_close(found, draws.double().mean(0), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("values", [0, 1, 1000, 2**18 - 1, 2**18 + 1])
+def test_lengths_are_of_all_values(values):
+    rows = uniform(7, values, dtype=torch.float32)
+    expected = rows.double().square().sum(1).sqrt()
+    torch.testing.assert_close(_lengths(rows), expected, rtol=1e-12, atol=0)
 
 
 def test_draws_that_are_all_alike_have_bands_too():
@@ -109,7 +126,7 @@ def test_pilot_fixes_mean_radius_reach_and_weight():
     draws = uniform(50, 12)
     centre = pilot(draws)
     distances = (draws - draws.mean(0)).norm(dim=1)
-    assert torch.equal(centre.values, draws.mean(0))
+    torch.testing.assert_close(centre.values, draws.mean(0), rtol=1e-12, atol=0)
     assert centre.radius == pytest.approx(1.25 * distances.max().item())
     assert centre.weight == pytest.approx((distances**4).mean().item() ** -0.5)
     farthest = torch.maximum(draws.mean(0), 1 - draws.mean(0)).norm().item()
