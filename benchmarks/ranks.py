@@ -4,10 +4,10 @@
 
 Images: `upscale` of a folder. Tiles: the certificate of a picture in tiles 8/2. Draws: the
 certificate of a picture as one tile. Runs by one process and by two take turns. Seconds are from
-the start signal to the last process's end, joining and the parts' removal included. On a machine that others use, a core
-is not always there to be had: so the processor's seconds are compared too, which tell what two
-quiet cores would give: those of one process over those of the busier one of two. The batch size is
-fixed, since processes that find out the fastest may find different ones.
+the start signal to the last process's end, joining and the parts' removal included. On a machine
+that others use, a core is not always there to be had: so the processor's seconds are compared too,
+which tell what two quiet cores would give: those of one process over those of the busier one of
+two. The batch size is fixed, since processes that find out the fastest may find different ones.
 
 With `--arithmetic PICTURES RANKS` it says how long so many certificates in tiles would take on so
 many processes of this kind, each of which certifies pictures of its own.
