@@ -20,6 +20,8 @@ __all__ = ["in_chunks", "order_statistics"]
 
 CHUNK = 2**20  # bytes that are handled at a time: they stay in a core's cache
 Columns = Any  # (n, values) of a numpy array on the CPU, of a tensor elsewhere
+ROWS = 8  # that are transposed at a time
+THREADED = 24  # chunks from which threads pay: those of torch are in their way for some milliseconds
 NETWORK = 40  # up to so many draws a selection network is faster than sorting
 
 
@@ -84,14 +86,20 @@ def _select(source: Columns, target: Columns, index: tuple[int, ...], part: slic
 
 
 def _sort(source: Columns, target: Columns, index: tuple[int, ...], part: slice) -> None:
-    """Put the order statistics of some columns of source into target, by sorting each column.
-
-    Transposing a compact copy is several times as fast as transposing a slice, whose rows fall on
-    each other in the cache.
-    """
-    block = np.ascontiguousarray(np.ascontiguousarray(source[:, part]).T)
+    """Put the order statistics of some columns of source into target, by sorting each column."""
+    block = _transposed(source[:, part])
     block.sort(axis=1, kind="stable" if block.dtype == np.uint8 else None)  # bytes by radix
     target[:, part] = block[:, index].T
+
+
+def _transposed(rows: Columns) -> Columns:
+    """Return rows (n,values) as (values,n), a few at a time: all at once would fall on each other
+    in the cache.
+    """
+    result = np.empty(rows.shape[::-1], rows.dtype)
+    for first in range(0, len(rows), ROWS):
+        result[:, first : first + ROWS] = rows[first : first + ROWS].T
+    return result
 
 
 def _sort_on_device(source: Columns, target: Columns, index: tuple[int, ...], part: slice) -> None:
@@ -135,10 +143,10 @@ def selection_network(n: int, indices: tuple[int, ...]) -> list[tuple[int, int, 
 
 
 def in_chunks(work: Callable[[slice], Any], columns: int, bytes_each: int, threads: int) -> None:
-    """Run work on slices of 0..columns, each of about CHUNK bytes."""
+    """Run work on slices of 0..columns, each of about CHUNK bytes; in threads if there are many."""
     step = max(16, CHUNK // bytes_each)
     parts = [slice(start, min(start + step, columns)) for start in range(0, columns, step)]
-    if threads == 1 or len(parts) == 1:
+    if threads == 1 or len(parts) < THREADED:
         for part in parts:
             work(part)
     else:
