@@ -21,7 +21,7 @@ __all__ = ["in_chunks", "order_statistics"]
 CHUNK = 2**20  # bytes that are handled at a time: they stay in a core's cache
 Columns = Any  # (n, values) of a numpy array on the CPU, of a tensor elsewhere
 ROWS = 8  # that are transposed at a time
-THREADED = 24  # chunks from which threads pay: those of torch are in their way for some milliseconds
+THREADED = 24  # chunks from which threads pay: those of torch are in their way at first
 NETWORK = 40  # up to so many draws a selection network is faster than sorting
 
 
