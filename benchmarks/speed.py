@@ -53,6 +53,7 @@ SIGMA, N = 0.03, 21
 SMALLEST, FEWEST = 16, 100  # side of an image, certification draws
 SIZES = (1, 2, 3, 4, 7, 11, 21, 32, 64, 128, 256)  # of batches that the floor is sought among
 MOST = 2**17  # pixels of the largest of them
+BATCH = 2**14  # pixels of the batch by which a round's seconds are guessed
 WARM_UP = 6  # runs in which a smoother finds its batch
 FLOOR, MEDIAN, MEAN = "floor", "median of 21", "mean of 6 in pairs"
 HALF = "median of 21 in bfloat16"
@@ -207,7 +208,7 @@ def size_within(
     size = args.size
     while True:
         parts = patches(size, tile, args.halo)
-        batch = torch.cat(parts[:8])
+        batch = parts[0].repeat(max(1, BATCH // parts[0][0, 0].numel()), 1, 1, 1)
         with torch.no_grad():
             each = min(seconds(partial(model, batch)) for _ in range(3)) / len(batch)
         needed = passes * len(parts) * each

@@ -20,7 +20,7 @@ __all__ = ["in_chunks", "order_statistics"]
 
 CHUNK = 2**20  # bytes that are handled at a time: they stay in a core's cache
 Columns = Any  # (n, values) of a numpy array on the CPU, of a tensor elsewhere
-ROWS = 8  # that are transposed at a time
+ROWS = 32  # that are transposed at a time
 THREADED = 24  # chunks from which threads pay: those of torch are in their way at first
 NETWORK = 40  # up to so many draws a selection network is faster than sorting
 
@@ -93,12 +93,12 @@ def _sort(source: Columns, target: Columns, index: tuple[int, ...], part: slice)
 
 
 def _transposed(rows: Columns) -> Columns:
-    """Return rows (n,values) as (values,n), a few at a time: all at once would fall on each other
-    in the cache.
+    """Return rows (n,values) as (values,n), compact copies of a few at a time: all at once, or as
+    far apart as they are, would fall on each other in the cache.
     """
     result = np.empty(rows.shape[::-1], rows.dtype)
     for first in range(0, len(rows), ROWS):
-        result[:, first : first + ROWS] = rows[first : first + ROWS].T
+        result[:, first : first + ROWS] = np.ascontiguousarray(rows[first : first + ROWS]).T
     return result
 
 
