@@ -17,7 +17,7 @@ from smoothsr.engine.draws import Progress, ratio
 from smoothsr.engine.independence import require_independence
 from smoothsr.engine.precision import precision_of, precision_text
 from smoothsr.files.digests import digest, fingerprint
-from smoothsr.files.parts import Parts
+from smoothsr.files.parts import NotLastError, Parts
 
 if TYPE_CHECKING:
     from smoothsr.smoothing import SmoothedSR
@@ -77,7 +77,7 @@ class Certifying:
         """Look at up to so many certificates, and return the first that is enough, or the last.
 
         Raises:
-            NotLastError: If another process of those that share the parts joins them.
+            NotLastError: If another process of those that share the parts returns it.
         """
         if enough and self.parts and self.parts.ranks > 1:
             return self._looked_together(self.parts, request, looks, enough, progress)
@@ -91,19 +91,24 @@ class Certifying:
         enough: Enough,
         progress: Progress | None,
     ) -> Certificate:
-        """Look in every process at what all have drawn; the first answer to `enough` is that of
-        all, and one process returns.
+        """Look in every process at what all have drawn; the first process tells the others whether
+        that is enough, and returns.
         """
         key = self.smoothed.key(self.lr, "looked", request, self.seed)
 
         def agreed(certificate: Certificate) -> bool:
-            return bool(parts.agree(f"{key}_{certificate.n_cert}", enough(certificate)))
+            name = f"{key}_{certificate.n_cert}"
+            if parts.rank == 0:
+                parts.agree(name, bool(enough(certificate)))
+            parts.meet([name])
+            return bool(parts.read(name)["value"])
 
         parts.renew(f"{key}_*")  # answers of an earlier start, which was asked for less or more
         everyone = replace(self, parts=replace(parts, all_join=True))
         found = everyone._looked(request, looks, agreed, progress)
-        parts.add(f"{key}_ended", {})
-        parts.require_last([f"{key}_ended"])
+        parts.wait(f"{key}_ended")  # until nobody needs the parts any more
+        if parts.rank > 0:
+            raise NotLastError("all parts are joined")
         return found
 
     def _looked(

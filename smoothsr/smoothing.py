@@ -365,6 +365,7 @@ class SmoothedSR(Transparent):
                 made at its share of alpha, so that the one that is returned holds with probability
                 at least 1 - alpha, however it was chosen.
             enough: Tells of a look's certificate whether to stop there; may ask anything of it.
+                Of processes that share looks the first is asked.
             progress: Called with (draws done, draws if no look is enough) after each batch.
             void_guarantee_seed: Reproducible draws, for tests. Voids every claim, since a known
                 seed can be attacked.
@@ -382,7 +383,7 @@ class SmoothedSR(Transparent):
                 percentile, the network is no fixed function of each image, as two runs on one
                 patch and a run of one image alone show, or processes that do not wait for each
                 other share several looks.
-            NotLastError: If another process of those that share the parts joins them.
+            NotLastError: If another process of those that share the parts returns it.
         """
         request = self._request(lr, n, alpha, levels, scope, kind)
         require_looks(looks, enough, parts)

@@ -47,7 +47,7 @@ class BandParts:
         Raises:
             NotLastError: If another process does so.
         """
-        self.parts.require_joiner([*self._places])
+        self.parts.wait_to_join([*self._places])
         for index, tile in enumerate(self.draws.tiles):
             names = [name for name, place in self._places.items() if place[0] == index]
             self.evidence.put(tile, self.evidence.of_bands(tile, map(self.parts.read, names)))

@@ -18,7 +18,7 @@ from smoothsr.engine.draws import Observer, output_slices
 from smoothsr.engine.moments import (
     BandMoments,
     Moments,
-    mean,
+    mean_of,
     moments_of_band,
     moments_of_tile,
 )
@@ -116,15 +116,15 @@ class Evidence:
         return shown
 
     def of_band(self, draws: Tensor) -> Shown:
-        """Return what all draws (n,C,h,W) show of some rows of a tile's output; the draws are
-        overwritten.
+        """Return what all draws (n,C,h,W) show of some rows of a tile's output; the draws may
+        be overwritten.
         """
         shown: Shown = {}
         if self._quantiles:
             shown["ranks"] = self._quantiles.of(draws)
         if self._moments:
             pilots = self._moments.pilots
-            shown["mean"] = mean(draws[pilots:]).float().cpu().numpy()
+            shown["mean"] = mean_of(draws[pilots:]).float().cpu().numpy()
             shown |= moments_of_band(draws, pilots)._asdict()
         return shown
 

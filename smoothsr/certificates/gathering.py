@@ -161,7 +161,7 @@ def _gather_by_draws(wanted: Wanted, kept: Sequence[DrawParts], progress: Progre
     tiles = wanted.sampler.tiles
     count = bands_of(evidence.request.n, evidence.served.size // len(tiles))
     if count == 1 or not evidence.wanted:
-        parts.require_joiner(names)
+        parts.wait_to_join(names)
         gather(wanted)
         return
     if parts.together:

@@ -106,7 +106,8 @@ def until_enough(
 def counted(progress: Progress | None, requests: Sequence[Request], tiles: int) -> Progresses:
     """Make of the progress of all looks that of each, whose draws so far add up.
 
-    A look whose draws are partly there already tells of the missing ones only.
+    A look whose draws are partly there already, or are made by other processes too, tells of those
+    that are to be made here only: the others count as done.
 
     Args:
         progress: Gets (draws done, draws if no look is enough).
@@ -121,7 +122,7 @@ def counted(progress: Progress | None, requests: Sequence[Request], tiles: int) 
 
 
 def _tell(progress: Progress, last: int, total: int, done: int, missing: int) -> None:
-    progress(last - missing + done, total)
+    progress(max(last - missing, 0) + done, total)
 
 
 def _least(request: Request, values: int) -> int:

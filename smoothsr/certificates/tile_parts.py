@@ -52,6 +52,6 @@ class TileParts:
         Raises:
             NotLastError: If another process does so.
         """
-        self.parts.require_joiner([*self.names.values()])
+        self.parts.wait_to_join([*self.names.values()])
         for tile, name in self.names.items():
             self.evidence.put(tile, self.parts.read(name))

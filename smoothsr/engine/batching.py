@@ -72,7 +72,7 @@ class Trials:
         return plan in self.failed or len(self.seconds.get(plan, ())) >= TRIALS
 
     def time(self, plan: Plan) -> float:
-        """How long a plan takes for a draw, as far as is known."""
+        """How long a plan takes for a draw, if it was tried: endlessly, if it failed."""
         return math.inf if plan in self.failed else median(self.seconds[plan])
 
     def fastest(self, most: float) -> Plan | None:
@@ -179,11 +179,11 @@ class Batching:
 
     def _plan(self, kind: Kind, trials: Trials, remaining: int) -> Plan:
         """Choose the plan to try next, or the best of those tried."""
-        first = min(trials.first, self.most or trials.first)
+        first = min(trials.first, self.limit or trials.first)
         if self._untimed:
             return self._layouts(first, trials)[-1]  # channels_last, which is most often faster
         if self.batch_size:
-            layouts = self._layouts(min(first, self.batch_size, remaining), trials)
+            layouts = self._layouts(min(first, remaining), trials)
             untried = (plan for plan in layouts if not trials.settled(plan))
             return next(untried, None) or min(layouts, key=trials.time)
         layouts, most = self._layouts(first, trials), self._most(kind)

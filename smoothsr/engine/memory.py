@@ -88,8 +88,10 @@ def largest_tile(demand: Demand, halo: int, room: float) -> int | None:
 
 
 def room(budget: float | None, device: torch.device) -> float:
-    """How many more bytes may be taken: of a budget for the whole process, or of what is free."""
-    free = free_bytes(device)
+    """How many more bytes may be taken: of a budget for the whole process, or of what is free,
+    which torchrun's processes on one computer share.
+    """
+    free = free_bytes(device) / (_processes() if device.type == "cpu" else 1)
     return free if budget is None else min(free, USED * budget - _taken(device))
 
 
@@ -111,6 +113,12 @@ def free_bytes(device: torch.device) -> float:
     elif "SC_PHYS_PAGES" in getattr(os, "sysconf_names", {}):
         left.append(float(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")))
     return min(left, default=float("inf"))
+
+
+def _processes() -> int:
+    """How many processes torchrun has started on this computer."""
+    word = os.environ.get("LOCAL_WORLD_SIZE", "")
+    return max(1, int(word)) if word.isdecimal() else 1
 
 
 def _taken(device: torch.device) -> float:

@@ -29,7 +29,7 @@ __all__ = [
     "Moments",
     "TileMoments",
     "largest_eigenvalue",
-    "mean",
+    "mean_of",
     "moments_of_band",
     "moments_of_tile",
     "pilot",
@@ -101,7 +101,7 @@ def pilot(draws: Tensor) -> Centre:
         >>> pilot(torch.tensor([[0.5, 0.4], [0.5, 0.6]])).radius
         0.125...
     """
-    centre = mean(draws)
+    centre = mean_of(draws)
     distances = _lengths(draws - centre.to(draws.dtype))
     return Centre(centre, *_sizes(distances, _reach(centre), draws.shape[1]))
 
@@ -201,10 +201,10 @@ class BandMoments(NamedTuple):
 
 def moments_of_band(draws: Tensor, pilots: int) -> BandMoments:
     """Compute what all draws (p + n,...) show of a band of a tile's values, p of them pilots; the
-    draws are overwritten.
+    draws may be overwritten.
     """
     flat = draws.flatten(1).to(draws.dtype if draws.device.type == "cpu" else _exact(draws))
-    centre = mean(flat[:pilots])
+    centre = mean_of(flat[:pilots])
     rows = flat.sub_(centre.to(flat.dtype))
     squares = (_lengths(rows) ** 2).double().cpu().numpy()
     return BandMoments(
@@ -428,7 +428,7 @@ def _rounding(terms: int, dtype: torch.dtype) -> float:
     return (min(terms, CHUNK) + 8) * torch.finfo(dtype).eps / 2
 
 
-def mean(draws: Tensor) -> Tensor:
+def mean_of(draws: Tensor) -> Tensor:
     """Average draws (n,...) in the widest precision, of which a few at a time are added up."""
     sums = (part.sum(0).to(_exact(draws)) for part in draws.split(ADDED))
     return reduce(torch.add, sums) / len(draws)

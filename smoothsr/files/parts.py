@@ -41,7 +41,10 @@ class Parts:
         ranks: How many processes there are.
         together: Waits until all of them have called it with a name, so that they share what needs
             all parts of a kind; None: no process waits, and the last one to end does that alone.
-        all_join: Whether every process joins the parts, which takes `together`.
+        all_join: Whether every process joins the parts, for which they have to wait.
+
+    Raises:
+        ValueError: If all join, and do not wait for each other.
     """
 
     folder: Path
@@ -49,6 +52,10 @@ class Parts:
     ranks: int = 1
     together: Callable[[str], object] | None = None
     all_join: bool = False
+
+    def __post_init__(self) -> None:
+        if self.all_join and not self.together:
+            raise ValueError("all_join takes together: without it no process waits for the parts")
 
     def share(self, names: Sequence[str]) -> list[str]:
         """Return the names of this process's share of the parts that are not there."""
@@ -81,7 +88,9 @@ class Parts:
 
     def missing(self, names: Sequence[str]) -> list[str]:
         """Return the names of parts that are not there."""
-        there = {path.stem for suffix in SUFFIXES for path in self.folder.glob(f"*{suffix}")}
+        there = set[str]()
+        with suppress(FileNotFoundError):  # there is no folder yet, or another process removes it
+            there = {path.stem for path in self.folder.iterdir() if path.suffix in SUFFIXES}
         return [name for name in names if name not in there]
 
     def add(self, name: str, arrays: Arrays | np.ndarray) -> None:
@@ -121,14 +130,19 @@ class Parts:
 
     def drop(self, pattern: str) -> None:
         """Remove the parts of a name or a pattern, as far as they are there."""
-        for path in self.folder.glob(f"{pattern}.npz"):
-            path.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # there is no folder
+            for path in self.folder.glob(f"{pattern}.npz"):
+                path.unlink(missing_ok=True)
 
     def renew(self, pattern: str) -> None:
         """Remove the parts of a pattern before any process adds one again."""
         self.drop(pattern)
+        self.wait(pattern)
+
+    def wait(self, name: str) -> None:
+        """Wait for the other processes, if they wait for each other."""
         if self.together:
-            self.together(pattern)
+            self.together(name)
 
     def drop_alone(self, name: str) -> None:
         """Remove a part, and the folder, if there is no other: then nothing is to go on with."""
@@ -141,7 +155,7 @@ class Parts:
         """Return the number that the first of all processes and runs gave."""
         return int(self.first(name, {"value": np.array(value)})["value"])
 
-    def require_joiner(self, names: Sequence[str]) -> None:
+    def wait_to_join(self, names: Sequence[str]) -> None:
         """Let a process pass that joins the parts, once all are there: every one, or the last.
 
         Raises:
@@ -184,7 +198,9 @@ class Parts:
         # By another name first, so that no process adds to a folder that is half removed.
         gone = self.folder.with_name(f"{self.folder.name}.{secrets.token_hex(4)}.part")
         self.folder.rename(gone)
-        shutil.rmtree(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+        if gone.exists():  # one was adding to it at that moment
+            shutil.rmtree(gone)
 
     def _last(self, names: Sequence[str]) -> str:
         """Name the file that tells which process is the last."""

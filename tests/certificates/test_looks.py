@@ -210,6 +210,14 @@ def test_progress_counts_all_looks():
     assert {*ends} <= {done for done, _ in told}
 
 
+def test_draws_are_never_fewer_than_none():
+    """Where a process has more to make than a look's draws: the served ones too."""
+    told = []
+    first, _ = counted(lambda *numbers: told.append(numbers), [request(40), request(120)], 1)
+    first(1, 45)
+    assert told == [(1, 160)]
+
+
 def test_draws_that_are_there_count_as_done():
     told = []
     first, second = counted(lambda *each: told.append(each), [request(10), request(30)], 4)
@@ -302,7 +310,7 @@ def test_looks_are_not_shared_by_processes_that_do_not_wait(tmp_path):
 
 def looked_by_two(folder, stops, **options):
     """Certify in two threads, in the place of processes, each of which asks its own stop; return
-    the certificates, and what was added by each.
+    the certificates, and what each added and waited for.
     """
     both, added = Barrier(2, timeout=60), {0: [], 1: []}
 
@@ -310,6 +318,10 @@ def looked_by_two(folder, stops, **options):
         def add(self, name, arrays):
             added[self.rank].append(name)
             super().add(name, arrays)
+
+        def wait(self, name):
+            added[self.rank].append(name)
+            super().wait(name)
 
     def made(rank):
         parts = Told(folder, rank, 2, lambda _: both.wait())
@@ -333,6 +345,8 @@ def test_processes_look_together(tmp_path, options, kind, stop):
     made = [{name for name in names if f"_{kind}_" in name} for names in added.values()]
     assert all(made)
     assert not made[0] & made[1]
+    # Nobody removes parts that another still reads.
+    assert all(names[-1].endswith("_ended") for names in added.values())
 
 
 def test_bands_are_looked_at_together(tmp_path, monkeypatch):
@@ -344,10 +358,20 @@ def test_bands_are_looked_at_together(tmp_path, monkeypatch):
     assert all(made)
 
 
-def test_the_first_answer_is_that_of_all_processes(tmp_path):
+@pytest.mark.parametrize(("stops", "count"), [((at(80), never), 80), ((never, at(80)), 240)])
+def test_the_first_process_is_asked(stops, count, tmp_path):
     """Else one would wait for the draws of another that has stopped."""
-    found, _ = looked_by_two(tmp_path / "p", [at(80), never])
-    assert [each.n_cert in (80, 240) for each in found] == [True]
+    found, _ = looked_by_two(tmp_path / "p", stops)
+    assert [each.n_cert for each in found] == [count]
+
+
+@pytest.mark.parametrize(("answer", "count"), [(None, 240), (0.5, 26), ("yes", 26), ([], 240)])
+def test_an_answer_is_true_or_not(answer, count, tmp_path):
+    def stop(_):
+        return answer
+
+    found, _ = looked_by_two(tmp_path / "p", [stop, stop])
+    assert [each.n_cert for each in found] == [looked(stop).n_cert] == [count]
 
 
 def test_processes_that_start_again_ask_again(tmp_path):

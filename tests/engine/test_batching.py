@@ -277,6 +277,58 @@ def test_a_given_batch_of_large_patches_gets_the_faster_layout(simulate):
     assert predictor.all(batches, 16, large) == [(16, True)]
 
 
+@pytest.mark.parametrize("given", [None, 4])
+def test_the_layout_is_the_one_that_is_faster(given, simulate):
+    predictor = simulate(lambda size, last: size * (2 if last else 1))
+    batches = Batching(given, True)
+    for _ in range(9):
+        predictor.all(batches, 8)
+    assert {last for _, last in predictor.all(batches, 8)} == {False}
+
+
+@pytest.mark.parametrize("steady", [False, True])
+def test_every_kind_keeps_to_a_given_batch_that_was_halved(steady, simulate):
+    predictor, batches = simulate(memory=16), Batching(16, False, steady=steady)
+    assert predictor.all(batches, 16, kind(4)) == [(16, False)]
+    predictor.memory = 8
+    with pytest.warns(RuntimeWarning, match="going on with 8"):
+        predictor.all(batches, 16)
+    assert predictor.all(batches, 16, kind(4)) == [(8, False)] * 2
+
+
+def test_fewer_draws_fit_once_most_is_lowered(simulate):
+    predictor, batches = simulate(lambda size, _: 10 + size), Batching(None, False)
+    for _ in range(20):
+        predictor.all(batches, 32)
+    assert predictor.all(batches, 32) == [(32, False)]
+    batches.most = 4
+    assert predictor.all(batches, 32) == [(4, False)] * 8
+
+
+def test_what_is_too_large_in_one_layout_is_not_tried_in_the_other(simulate):
+    predictor = simulate(lambda size, last: 10 + size * (1 if last else 2), memory=2)
+    batches, small = Batching(None, True), kind(side=32)  # of which four are run at first
+    with pytest.warns(RuntimeWarning, match="out of memory with 4 draws at once: going on with 2"):
+        predictor.all(batches, 8, small)
+    for _ in range(9):  # warnings are errors here
+        predictor.all(batches, 8, small)
+    assert predictor.all(batches, 8, small) == [(2, True)] * 4
+
+
+def test_a_larger_batch_that_fails_does_not_enlarge_the_first(simulate):
+    predictor = simulate(lambda size, last: (10 + size) * (2 if last else 1), memory=40)
+    batches, small = Batching(None, True), kind(side=32)  # of which four are run at first
+
+    def tried() -> None:
+        for _ in range(20):
+            predictor.all(batches, 64, small)
+
+    with pytest.warns(RuntimeWarning, match="out of memory with 64 draws"):
+        tried()
+    assert {size for size, _ in predictor.all(batches, 64, small)} == {32}
+    assert {size for size, last in predictor.runs if last} == {4}
+
+
 @pytest.mark.parametrize("n", [3, 8, 9, 16])
 def test_fewer_draws_than_half_of_a_given_batch_get_the_faster_layout(n, simulate):
     predictor, batches = simulate(lambda size, last: size * (1 if last else 2)), Batching(16, True)

@@ -48,6 +48,15 @@ def test_at_once_is_what_is_left_over_a_pass():
     assert demand.at_once(4, 1, 1e15) == memory.BATCH // (5 * 36) == memory.fitting(180, 1e15)
 
 
+@pytest.mark.parametrize(("word", "share"), [("4", 4), ("1", 1), ("", 1), ("0", 1), ("x", 1)])
+def test_processes_of_one_computer_share_what_is_free(word, share, monkeypatch):
+    monkeypatch.setattr(memory, "free_bytes", lambda device: 8e9)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", word)
+    assert memory.room(None, torch.device("cpu")) == 8e9 / share
+    assert memory.room(1e12, torch.device("cpu")) == 8e9 / share
+    assert memory.room(None, torch.device("cuda")) == 8e9  # each has one of its own
+
+
 def test_a_budget_is_of_the_whole_process(monkeypatch):
     monkeypatch.setattr(memory, "free_bytes", lambda device: 5e9)
     cpu = torch.device("cpu")

@@ -19,7 +19,7 @@ from smoothsr.engine.moments import (
     MomentSum,
     _lengths,
     largest_eigenvalue,
-    mean,
+    mean_of,
     moments_of_band,
     moments_of_tile,
     pilot,
@@ -98,7 +98,7 @@ def test_the_top_of_bands_allows_for_rounding():
 @pytest.mark.parametrize("n", [1, 31, 32, 33, 100])
 def test_the_mean_is_of_all_draws(n):
     draws = uniform(n, 3, 5, dtype=torch.float32)
-    found = mean(draws)
+    found = mean_of(draws)
     assert found.dtype == torch.float64
     torch.testing.assert_close(found, draws.double().mean(0), rtol=1e-6, atol=0)
 

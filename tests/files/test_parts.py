@@ -166,6 +166,66 @@ def test_a_part_that_is_removed_lets_another_process_be_the_last(tmp_path):
     zero.require_last(NAMES)
 
 
+def test_parts_are_renewed_before_any_process_adds_one_again(tmp_path):
+    found = []
+
+    def together(name):
+        found.append((name, sorted(path.stem for path in tmp_path.iterdir())))
+        Parts(tmp_path).add("a_new", one(0))
+
+    for name in ("a_old", "b"):
+        Parts(tmp_path).add(name, one(0))
+    Parts(tmp_path, 0, 2, together).renew("a_*")
+    assert found == [("a_*", ["b"])]
+    assert Parts(tmp_path).missing(["a_new", "b"]) == []
+
+
+def test_all_join_once_all_parts_are_there(tmp_path):
+    waited = []
+    places = [Parts(tmp_path, rank, 2, waited.append, all_join=True) for rank in range(2)]
+    for name in NAMES:
+        places[0].add(name, one(0))
+    for place in places:
+        place.wait_to_join(NAMES)
+    assert waited == [NAMES[0]] * 2
+    with pytest.raises(ValueError, match="all_join takes together"):
+        Parts(tmp_path, 0, 2, all_join=True)
+
+
+def test_only_files_of_parts_are_parts(tmp_path):
+    for name in ("a.txt", "a.npz.1234.part", "a"):
+        (tmp_path / name).touch()
+    assert Parts(tmp_path).missing(["a"]) == ["a"]
+
+
+def test_a_folder_that_goes_while_it_is_read_has_no_parts(tmp_path, monkeypatch):
+    parts = Parts(tmp_path / "p")
+    parts.add("a", one(0))
+
+    def gone(*_):
+        raise FileNotFoundError
+
+    monkeypatch.setattr("pathlib.Path.iterdir", gone)
+    monkeypatch.setattr("pathlib.Path.glob", gone)
+    assert parts.missing(["a"]) == ["a"]
+    parts.drop("a")
+
+
+def test_what_is_added_while_parts_are_removed_goes_too(tmp_path, monkeypatch):
+    parts, real = Parts(tmp_path / "p"), shutil.rmtree
+    parts.add("a", one(0))
+
+    def meanwhile(folder, **options):
+        monkeypatch.setattr(shutil, "rmtree", real)
+        real(folder)
+        folder.mkdir()
+        (folder / "late").touch()
+
+    monkeypatch.setattr(shutil, "rmtree", meanwhile)
+    parts.remove()
+    assert [*tmp_path.iterdir()] == []
+
+
 def test_parts_that_a_shared_disk_shows_later_are_waited_for(tmp_path, monkeypatch):
     parts = Parts(tmp_path, 0, 2, together=lambda _: None)
     for name in NAMES[:-1]:
