@@ -369,20 +369,17 @@ class SmoothedSR(Transparent):
             progress: Called with (draws done, draws if no look is enough) after each batch.
             void_guarantee_seed: Reproducible draws, for tests. Voids every claim, since a known
                 seed can be attacked.
-            parts: Files that keep each tile at once: killed and started again with the same
-                folder, it goes on where it was, and processes share the tiles. Remove them when
-                the certificate is saved.
+            parts: Files by which a killed run goes on where it was, and processes share the work.
+                Remove them when the certificate is saved.
 
         Returns:
-            A Certificate, of the first look that is enough or of the last one; where its draws
-            support no level at all, its levels are trivial, with a warning that says how many
-            would do.
+            A Certificate, of the first look that is enough or of the last one. Levels that so few
+            draws can't support are trivial, with a warning that says how many would do.
 
         Raises:
             ValueError: If an argument is out of its range, the model is in train mode, agg is a
-                percentile, the network is no fixed function of each image, as two runs on one
-                patch and a run of one image alone show, or processes that do not wait for each
-                other share several looks.
+                percentile, the network is no fixed function of each image, or processes that do
+                not wait for each other share several looks.
             NotLastError: If another process of those that share the parts returns it.
         """
         request = self._request(lr, n, alpha, levels, scope, kind)
