@@ -127,10 +127,10 @@ def guarantees(certificate: Certificate) -> list[str]:
     if certificate.spectrum is None:
         cells = [""] * (len(LINF) + 1 + len(L2_SIGMAS))
     else:
-        by_linf = [certificate.psnr(radius, predictor="ideal", norm="linf") for radius in LINF]
+        by_linf = certificate.psnr_curve(LINF, predictor="ideal", norm="linf")
         served = certificate.psnr(1 / 255, predictor="served", norm="linf")
         radii = [share * certificate.sigma for share in L2_SIGMAS]
-        by_l2 = [certificate.psnr(radius, predictor="ideal") for radius in radii]
+        by_l2 = certificate.psnr_curve(radii, predictor="ideal")
         cells = [f"{value:.2f}" for value in (*by_linf, served, *by_l2)]
     if certificate.kind == "spectral":
         return [*cells, ""]

@@ -146,10 +146,14 @@ def certified_psnr(
         {"stability": None} if gt is None else {"stability": None, "psnr against gt": gt}
     )
     radii = [float(each) for each in (radius if isinstance(radius, list) else [radius])]
-    return {
-        f"certified {name} ({predictor}, radius {each:g})": certificate.psnr(
-            each, reference, predictor=predictor, y=test_y_channel, border=crop_border
+    curves = {
+        name: certificate.psnr_curve(
+            radii, reference, predictor=predictor, y=test_y_channel, border=crop_border
         )
         for name, reference in references.items()
-        for each in radii
+    }
+    return {
+        f"certified {name} ({predictor}, radius {each:g})": value
+        for name, curve in curves.items()
+        for each, value in zip(radii, curve, strict=True)
     }

@@ -10,6 +10,7 @@ quantile_bounds.py and spectrum.py.
 
 import math
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
@@ -37,8 +38,8 @@ from smoothsr.metrics import LUMA, require_region, to_8bit
 
 __all__ = ["Certificate", "as_image"]
 
-FORMAT = 3
-ARRAYS = ("sr_bytes", "z", "upper", "lower", "mean")
+ARRAYS = ("sr_bytes", "z", "mean")
+STACKS = ("upper", "lower")
 # Half an 8-bit step, and more than float32's rounding errors on either side of it
 HALF_STEP = 0.5 + 2**-14
 # PSNR in dB is given this much lower: more than the rounding errors of float64
@@ -250,29 +251,58 @@ class Certificate:
             ValueError: If an argument is out of its range, reference of another shape or not
                 finite, scope "pixel", or the predictor one that the certificate can't speak of.
         """
+        return self.psnr_curve([radius], reference, method, predictor, norm, y=y, border=border)[0]
+
+    def psnr_curve(
+        self,
+        radii: Sequence[float],
+        reference: Tensor | None = None,
+        method: Method = "collective",
+        predictor: Predictor = "served",
+        norm: Norm = "l2",
+        *,
+        y: bool = False,
+        border: int = 0,
+    ) -> list[float]:
+        """Compute `psnr` at several radii, in little more time than at the largest alone.
+
+        Args:
+            radii: Norms of the attack, at least one, in any order.
+            reference: As for `psnr`, like all that follow.
+            method: Likewise.
+            predictor: Likewise.
+            norm: Likewise.
+            y: Likewise.
+            border: Likewise.
+
+        Returns:
+            dB at each radius, in their order.
+
+        Raises:
+            ValueError: As `psnr`, and if there is no radius.
+        """
         self._require_image("psnr")
-        self._require(radius, predictor)
+        if not len(radii):
+            raise ValueError("radii must hold at least one radius")
+        for radius in radii:
+            self._require(radius, predictor)
         require_option("method", method, Method)
         require_option("norm", norm, Norm)
         require_region(self.sr_bytes.shape, border, y)
         comparison = squared_error.Comparison(self._steps("reference", reference), border, y)
         n_serve = self.n_serve if predictor == "served" else None
-        budget = squared_error.Budget(
-            radius / self.sigma, norm, method, self.lr_shape[0], self.halo_noise
-        )
-        spectral = self.agg == "mean" and self.spectrum is not None
-        if spectral and method == "collective":
-            rms = self._rms_of_mean(budget, comparison, n_serve, reference is None)
+        norms = [radius / self.sigma for radius in radii]
+        budget = squared_error.Budget(norm, method, self.lr_shape[0], self.halo_noise)
+        if self.agg == "mean" and self.spectrum and method == "collective":
+            found = self._rms_of_mean(norms, budget, comparison, n_serve, reference is None)
         elif self.agg == "mean" and n_serve is not None:
             raise ValueError(
                 'levels bound no mean of few draws: ask for predictor="ideal", or certify with '
                 'kind="both" and take method="collective"'
             )
         else:
-            rms = self._rms_by_levels(budget, comparison, n_serve)
-        if math.isnan(rms):
-            raise ArithmeticError("the certified error is not a number: this is a bug of smoothsr")
-        return max(0.0, -20 * math.log10(rms) - PSNR_SLACK) if rms > 0 else math.inf
+            found = self._rms_by_levels(norms, budget, comparison, n_serve)
+        return [_decibels(rms) for rms in found]
 
     def deviation(self, radius: float, norm: Norm = "l2", *, y: bool = False) -> float:
         """Bound how far any attack within radius moves the ideal mean, over the whole output.
@@ -408,7 +438,10 @@ class Certificate:
         """Write one .npz, without pickle; a file that is there is replaced only when the new one is
         complete.
         """
-        storage.write(path, FORMAT, self._options(), {name: getattr(self, name) for name in ARRAYS})
+        arrays, stacks = (
+            {name: getattr(self, name) for name in names} for names in (ARRAYS, STACKS)
+        )
+        storage.write(path, self._options(), arrays, stacks)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Certificate":
@@ -418,7 +451,7 @@ class Certificate:
             OSError: If the file can't be read.
             ValueError: If it is no certificate, of another format version, or was changed.
         """
-        options, arrays = storage.read(path, FORMAT, ARRAYS)
+        options, arrays = storage.read(path, ARRAYS, STACKS)
         numbers = options["spectrum"]
         parts = {
             "spectrum": numbers and Spectrum(**numbers),
@@ -428,43 +461,51 @@ class Certificate:
         return cls(**found)
 
     def _options(self) -> dict[str, Any]:
-        names = [field.name for field in fields(self) if field.name not in ARRAYS]
+        names = [field.name for field in fields(self) if field.name not in (*ARRAYS, *STACKS)]
         options = {name: getattr(self, name) for name in names}
         return options | {"spectrum": self.spectrum and asdict(self.spectrum)}
 
     def _rms_by_levels(
         self,
+        norms: Sequence[float],
         budget: squared_error.Budget,
         comparison: squared_error.Comparison,
         n_serve: int | None,
-    ) -> float:
-        mse = squared_error.mean_squared_error(self.levels, self.tiles, budget, comparison, n_serve)
-        return math.sqrt(mse)
+    ) -> list[float]:
+        squares = squared_error.mean_squared_errors(
+            self.levels, self.tiles, norms, budget, comparison, n_serve
+        )
+        return [math.sqrt(mean) for mean in squares]
 
     def _rms_of_mean(
         self,
+        norms: Sequence[float],
         budget: squared_error.Budget,
         comparison: squared_error.Comparison,
         n_serve: int | None,
         to_itself: bool,
-    ) -> float:
+    ) -> list[float]:
         """The better of both bounds on the mean's error; against the ideal mean if to_itself."""
         spectrum = self._spectrum()
         compared = spectral_error.compared(comparison.values, comparison.y)
         to_mean = _distance(self.mean, comparison)
-        within = spectral_error.attack(
-            budget.shift, budget.norm, budget.channels, self.tiles, budget.halo_noise
-        )
         target = None if to_itself else to_mean
         draws = n_serve and spectral_error.independent_draws(n_serve, self.antithetic)
-        rms = spectral_error.rms_error(spectrum, within, compared, target, draws)
-        rms += spectral_error.ROUNDING
+
+        def by_spectrum(norm: float) -> float:
+            within = spectral_error.attack(
+                norm, budget.norm, budget.channels, self.tiles, budget.halo_noise
+            )
+            rms = spectral_error.rms_error(spectrum, within, compared, target, draws)
+            return rms + spectral_error.ROUNDING
+
+        found = [by_spectrum(norm) for norm in norms]
         if n_serve is not None or not self.z.size:
-            return rms
-        by_levels = self._rms_by_levels(budget, comparison, None)
-        if to_itself:  # and from this certificate's own output to the ideal mean
-            by_levels += spectral_error.rms_to_ideal(spectrum, compared, to_mean)
-        return min(rms, by_levels)
+            return found
+        by_levels = self._rms_by_levels(norms, budget, comparison, None)
+        # From this certificate's own output to the ideal mean
+        beside = spectral_error.rms_to_ideal(spectrum, compared, to_mean) if to_itself else 0.0
+        return [min(one, other + beside) for one, other in zip(found, by_levels, strict=True)]
 
     def _spectrum(self) -> Spectrum:
         if self.spectrum is None:
@@ -536,6 +577,17 @@ class Certificate:
 def as_image(steps: np.ndarray) -> Tensor:
     """Turn 8-bit steps (C,H,W) into an image, float32 (1,C,H,W) in [0, 1]."""
     return torch.from_numpy(steps.astype(np.float32).clip(0, 255))[None] / 255
+
+
+def _decibels(rms: float) -> float:
+    """The PSNR of an error, rounded down.
+
+    Raises:
+        ArithmeticError: If the error is not a number.
+    """
+    if math.isnan(rms):
+        raise ArithmeticError("the certified error is not a number: this is a bug of smoothsr")
+    return max(0.0, -20 * math.log10(rms) - PSNR_SLACK) if rms > 0 else math.inf
 
 
 def _distance(mean: np.ndarray, comparison: squared_error.Comparison) -> float:

@@ -34,47 +34,65 @@ class Levels:
         Returns:
             (lower, upper), each (C,h,w) in 8-bit steps: whole numbers for the median.
         """
-        if self.agg == "median":
-            index = int(quantile_bounds.level_index(self.z, shift))
-            return self._at(self.lower, index, 0, window), self._at(self.upper, index, 255, window)
-        # The mean is the integral of the quantiles; each slice of it is bounded by its highest
-        # level, the rest by the range.
-        weights = np.diff(ndtr(self.z), prepend=0.0)
-        lower = np.zeros_like(self._at(self.lower, len(self.z), 0, window), float)
-        upper = np.full_like(lower, 255 * (1 - weights.sum()))
-        indices = quantile_bounds.level_index(self.z, self.z + shift)
-        for weight, index in zip(weights, indices, strict=True):
-            lower += weight * self._at(self.lower, index, 0, window)
-            upper += weight * self._at(self.upper, index, 255, window)
-        # The stored draws were rounded, the mean's are not, and the output is: half a step twice.
-        return (lower - 1).clip(0), (upper + 1).clip(None, 255)
+        shifts = np.array([shift], float)
+        return self.lower_bounds(shifts, window)[0], self.upper_bounds(shifts, window)[0]
 
-    def stacks(self, shifts: np.ndarray, window: Window) -> tuple[np.ndarray, np.ndarray]:
-        """Stack the bounds of a part of the output, for those who need many of them.
+    def lower_bounds(self, shifts: np.ndarray, window: Window) -> np.ndarray:
+        """The lower bounds of `interval` at each of several shifts (K,): (K,C,h,w)."""
+        if self.agg == "median":
+            return self._chosen(self.lower, 0, shifts, window)
+        # The stored draws were rounded, the mean's are not, and the output is: half a step twice.
+        averages = self._averaged(self.lower, 0, shifts, window)
+        averages -= 1
+        return np.maximum(averages, 0, out=averages)
+
+    def upper_bounds(self, shifts: np.ndarray, window: Window) -> np.ndarray:
+        """The upper bounds of `interval` at each of several shifts (K,): (K,C,h,w)."""
+        if self.agg == "median":
+            return self._chosen(self.upper, 255, shifts, window)
+        averages = self._averaged(self.upper, 255, shifts, window)
+        averages += 1
+        return np.minimum(averages, 255, out=averages)
+
+    def distinct(self, shifts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Tell at which of some shifts bounds differ.
 
         Args:
-            shifts: (K,), at least 0.
-            window: The part.
+            shifts: Any shape, at least 0.
 
         Returns:
-            (lower, upper), each (L,C,h,w) in 8-bit steps: for the median those of every level and
-            the trivial ones, as `quantile_bounds.level_index` counts; for the mean those of every
-            shift.
+            (K,) of the shifts, and for each of them the index of that which has the same bounds, of
+            the shape of shifts.
         """
-        if self.agg == "mean":
-            lower, upper = zip(*(self.interval(shift, window) for shift in shifts), strict=True)
-            return np.stack(lower), np.stack(upper)
-        levels = range(len(self.z) + 1)
-        return (
-            np.stack([self._at(self.lower, index, 0, window) for index in levels]),
-            np.stack([self._at(self.upper, index, 255, window) for index in levels]),
-        )
+        alike = quantile_bounds.level_index(self.z, shifts) if self.agg == "median" else shifts
+        _, first, index = np.unique(alike, return_index=True, return_inverse=True)
+        return shifts.ravel()[first], index.reshape(shifts.shape)
 
-    def _at(self, stack: np.ndarray, index: int, trivial: int, window: Window) -> np.ndarray:
-        """One level of a part of the output; the end of the range beyond the last."""
-        whole = (
-            stack[index]
-            if index < len(self.z)
-            else np.broadcast_to(np.uint8(trivial), stack.shape[1:])
-        )
-        return whole[:, window[0], window[1]]
+    def _chosen(
+        self, stack: np.ndarray, trivial: int, shifts: np.ndarray, window: Window
+    ) -> np.ndarray:
+        """The level at each shift; the end of the range beyond the last."""
+        part = stack[:, :, window[0], window[1]]
+        end = np.broadcast_to(np.uint8(trivial), part.shape[1:])
+        indices = quantile_bounds.level_index(self.z, shifts)
+        return np.stack([part[index] if index < len(part) else end for index in indices])
+
+    def _averaged(
+        self, stack: np.ndarray, trivial: int, shifts: np.ndarray, window: Window
+    ) -> np.ndarray:
+        """The integral of the quantiles at each shift: each slice of it is bounded by its highest
+        level, the rest by the end of the range.
+        """
+        part = stack[:, :, window[0], window[1]]
+        slices = np.diff(ndtr(self.z), prepend=0.0)
+        weights = np.zeros((len(shifts), len(self.z) + 1))
+        found = quantile_bounds.level_index(self.z, self.z + shifts[:, None])
+        np.add.at(weights, (np.arange(len(shifts))[:, None], found), slices)
+        rest = trivial * (weights[:, -1:] + 1 - slices.sum())
+        _, channels, height, width = part.shape
+        averages = np.empty((len(shifts), channels, height, width))
+        for row in range(height):  # one at a time, since floats take eight times as much
+            levels = part[:, :, row].reshape(len(part), channels * width).astype(float)
+            found = weights[:, :-1] @ levels + rest
+            averages[:, :, row] = found.reshape(len(shifts), channels, width)
+        return averages

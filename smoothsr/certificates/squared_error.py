@@ -20,7 +20,7 @@ from smoothsr.certificates.options import Method, Norm
 from smoothsr.engine.tiles import Tile, multiplicity
 from smoothsr.metrics import LUMA
 
-__all__ = ["Budget", "Comparison", "mean_squared_error"]
+__all__ = ["Budget", "Comparison", "mean_squared_errors"]
 
 STRIP = 2**14  # output pixels unpacked at a time: memory stays small where a tile is the image
 WEIGHTS = np.array(LUMA) / 255
@@ -31,8 +31,7 @@ EXACT = 2**8  # so many squares of 8-bit steps are added in float32 without a ro
 class Budget(NamedTuple):
     """What the attacker may do."""
 
-    shift: float  # norm of the attack in units of sigma
-    norm: Norm
+    norm: Norm  # of the attack
     method: Method
     channels: int  # of the LR image
     halo_noise: float = 1.0  # how many times sigma the noise beyond a tile is
@@ -56,42 +55,51 @@ class Lookups(NamedTuple):
     """Which bounds each of K shifts looks up, in b bins of the served level."""
 
     weights: np.ndarray  # (b,): the bins' probabilities
-    up: np.ndarray  # (K,b): indices into the stack of upper bounds
-    down: np.ndarray  # (K,b): indices into the stack of lower bounds
+    above: np.ndarray  # (L,): the shifts at which upper bounds are looked up
+    below: np.ndarray  # (M,): the shifts at which lower bounds are looked up
+    up: np.ndarray  # (K,b): indices into above
+    down: np.ndarray  # (K,b): indices into below
 
 
-def mean_squared_error(
+def mean_squared_errors(
     levels: Levels,
     tiles: Sequence[Tile],
+    norms: Sequence[float],
     budget: Budget,
     comparison: Comparison,
     n_serve: int | None,
-) -> float:
-    """Bound the mean squared error of the 8-bit output against every attack within a budget.
+) -> list[float]:
+    """Bound the mean squared error of the 8-bit output against every attack within a budget, at
+    each of several norms.
 
     Args:
         levels: What the draws have shown.
         tiles: The grid, row by row.
-        budget: The attacker's.
+        norms: Of the attack, in units of sigma.
+        budget: What else it may be.
         comparison: With what, and where.
         n_serve: Draws of one served inference, whose expected error is bounded; None bounds the
             ideal predictor's error.
 
     Returns:
-        The bound, in [0, 1] units squared.
+        A bound for each norm, in [0, 1] units squared.
     """
-    shifts, index = _shifts(levels.z, tiles, budget)
+    asked = [_shifts(levels.z, tiles, norm, budget) for norm in norms]
+    shifts = np.unique(np.concatenate([needed for needed, _ in asked]))
     errors = _tile_errors(levels, tiles, shifts, comparison, n_serve)
-    if index is not None:
-        total = float(errors[np.arange(len(tiles)), index].sum())
-    else:
-        hit = multiplicity(list(tiles), budget.halo_noise)
-        total = quantile_bounds.collective_error(errors, shifts, hit)
-    return total / comparison.values
+    hit = multiplicity(list(tiles), budget.halo_noise)
+    totals = []
+    for needed, index in asked:
+        found = errors[:, np.searchsorted(shifts, needed)]
+        if index is None:
+            totals.append(quantile_bounds.collective_error(found, needed, hit))
+        else:
+            totals.append(float(found[np.arange(len(tiles)), index].sum()))
+    return [total / comparison.values for total in totals]
 
 
 def _shifts(
-    z: np.ndarray, tiles: Sequence[Tile], budget: Budget
+    z: np.ndarray, tiles: Sequence[Tile], norm: float, budget: Budget
 ) -> tuple[np.ndarray, np.ndarray | int | None]:
     """The distinct shifts (K,) at which errors are needed, and which of them hits each tile; None
     where tiles share the budget over a grid of shifts.
@@ -103,25 +111,20 @@ def _shifts(
         box, k = budget.method == "box", budget.halo_noise
         pixels = [whole if box else tile.weight(k) for tile in tiles]
         return np.unique(
-            np.sqrt(budget.channels * np.array(pixels, float)) * budget.shift, return_inverse=True
+            np.sqrt(budget.channels * np.array(pixels, float)) * norm, return_inverse=True
         )
-    if budget.method == "box" or budget.shift == 0:
-        return np.array([budget.shift]), 0
-    return np.array([0.0, *z[1:][z[1:] < budget.shift], budget.shift]), None
+    if budget.method == "box" or norm == 0:
+        return np.array([norm]), 0
+    return np.array([0.0, *z[1:][z[1:] < norm], norm]), None
 
 
 def _lookups(levels: Levels, shifts: np.ndarray, n_serve: int | None) -> Lookups:
-    if levels.agg == "mean":
-        index = np.arange(len(shifts))[:, None]
-        return Lookups(np.ones(1), index, index)
     weights, up, down = np.ones(1), np.zeros(1), np.zeros(1)
     if n_serve is not None:
         weights, up, down = quantile_bounds.served_bins(n_serve, levels.z)
-    return Lookups(
-        weights,
-        quantile_bounds.level_index(levels.z, shifts[:, None] + up),
-        quantile_bounds.level_index(levels.z, shifts[:, None] + down),
-    )
+    above, upper = levels.distinct(shifts[:, None] + up)
+    below, lower = levels.distinct(shifts[:, None] + down)
+    return Lookups(weights, above, below, upper, lower)
 
 
 def _tile_errors(
@@ -143,7 +146,7 @@ def _tile_errors(
     for part, rows in _strips(tiles, comparison.reference.shape):
         above, below = (
             _by_tile(squares, side, separate)
-            for squares in _squares(levels, shifts, comparison, rows, separate)
+            for squares in _squares(levels, lookups, comparison, rows, separate)
         )
         errors[part] += _strip_errors(above, below, lookups, separate)
     return errors / 255**2
@@ -191,12 +194,16 @@ def _strip_errors(
 
 
 def _squares(
-    levels: Levels, shifts: np.ndarray, comparison: Comparison, rows: slice, separate: bool
+    levels: Levels, lookups: Lookups, comparison: Comparison, rows: slice, separate: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How far values may lie above and below the reference, squared: (L,P,h,W) in 8-bit steps, of
-    P channels or of luma.
+    """How far values may lie above and below the reference, squared: (L,P,h,W) and (M,P,h,W) in
+    8-bit steps, of P channels or of luma.
     """
-    lower, upper = levels.stacks(shifts, (rows, slice(None)))
+    window = rows, slice(None)
+    upper, lower = (
+        levels.upper_bounds(lookups.above, window),
+        levels.lower_bounds(lookups.below, window),
+    )
     target = comparison.reference[:, rows].astype(np.int16)
     height, width = comparison.reference.shape[1:]
     inside = np.zeros((height, width), bool)
@@ -206,7 +213,8 @@ def _squares(
     for distance in (upper - target, target - lower):
         if comparison.y and not separate:  # luma's weights are positive, so intervals add
             distance = np.tensordot(WEIGHTS, distance, axes=(0, 1))[:, None]
-        distance = np.maximum(distance, 0) * inside[rows]
+        np.maximum(distance, 0, out=distance)
+        distance *= inside[rows]
         found.append(np.square(distance, dtype=np.result_type(distance, np.float32)))
     return found[0], found[1]
 
@@ -221,21 +229,26 @@ def _by_tile(squares: np.ndarray, side: int, separate: bool) -> np.ndarray:
             the last group.
         separate: Whether channels are told apart.
     """
-    count, channels, height, width = squares.shape
-    padded = np.pad(squares, ((0, 0), (0, 0), (0, 0), (0, -width % side)))
-    tiled = padded.reshape(count, channels, height, -1, side).transpose(0, 3, 1, 2, 4)
+    count, channels, height, _ = squares.shape
+    tiled = _filled(squares, side).reshape(count, channels, height, -1, side)
+    tiled = tiled.transpose(0, 3, 1, 2, 4)
     flat = tiled.reshape(count, tiled.shape[1], channels if separate else 1, -1)
     group = min(EXACT, flat.shape[3])
-    filled = np.pad(flat, ((0, 0), (0, 0), (0, 0), (0, -flat.shape[3] % group)))
-    return filled.reshape(*flat.shape[:3], -1, group)
+    return _filled(flat, group).reshape(*flat.shape[:3], -1, group)
+
+
+def _filled(values: np.ndarray, size: int) -> np.ndarray:
+    """Add zeros along the last axis up to a multiple of size."""
+    missing = -values.shape[-1] % size
+    return np.pad(values, [(0, 0)] * (values.ndim - 1) + [(0, missing)]) if missing else values
 
 
 def _expected_errors(above: np.ndarray, below: np.ndarray, lookups: Lookups) -> np.ndarray:
     """Sum max(a^2, b^2) over each group, and take its mean over the bins: (K,tiles,P,groups).
 
     Args:
-        above: (L,tiles,P,groups,p), a^2 at each level.
-        below: (L,tiles,P,groups,p), b^2 at each level.
+        above: (L,tiles,P,groups,p), a^2.
+        below: (M,tiles,P,groups,p), b^2.
         lookups: Which levels are looked up.
     """
     sums = np.zeros((len(above), len(below), *above.shape[1:-1]))

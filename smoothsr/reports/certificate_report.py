@@ -13,7 +13,7 @@ from torch import Tensor
 
 from smoothsr import metrics
 from smoothsr.certificates.certificate import Certificate
-from smoothsr.certificates.options import Predictor
+from smoothsr.certificates.options import Norm, Predictor
 from smoothsr.engine.noise import sigma_text
 from smoothsr.reports import deviation_report, figures
 from smoothsr.reports.deviation_report import (
@@ -109,16 +109,9 @@ def answer(certificate: Certificate, questions: Questions, bare: Tensor | None) 
         certificate=certificate,
         questions=questions,
         radius_maps=maps,
-        rows=[
-            _row(certificate, questions, predictor, radius, maps[predictor])
-            for predictor in maps
-            for radius in sorted(questions.radii)
-        ],
+        rows=[row for predictor in maps for row in _rows(certificate, questions, predictor, maps)],
         linf_rows=[
-            {"predictor": predictor, "linf": radius}
-            | _psnrs(certificate, questions, "psnr", radius, predictor=predictor, norm="linf")
-            for predictor in maps
-            for radius in linf_radii(certificate)[:2]
+            row for predictor in maps for row in _linf_rows(certificate, questions, predictor)
         ],
         actual={
             name: metrics.psnr(output, reference).item()
@@ -129,6 +122,24 @@ def answer(certificate: Certificate, questions: Questions, bare: Tensor | None) 
     )
 
 
+def _rows(
+    certificate: Certificate,
+    questions: Questions,
+    predictor: Predictor,
+    radius_maps: Mapping[Predictor, Tensor],
+) -> list[Row]:
+    """The rows of one predictor, at each l2 radius from small to large."""
+    radii = sorted(questions.radii)
+    box = certificate.psnr_curve(radii, method="box", predictor=predictor)
+    collective = _psnrs(certificate, questions, "psnr_collective", radii, predictor)
+    return [
+        _row(certificate, questions, predictor, radius, radius_maps[predictor])
+        | {"psnr_box": alone}
+        | shared
+        for radius, alone, shared in zip(radii, box, collective, strict=True)
+    ]
+
+
 def _row(
     certificate: Certificate,
     questions: Questions,
@@ -136,6 +147,7 @@ def _row(
     radius: float,
     held: Tensor,
 ) -> Row:
+    """What is known of single values."""
     lower, upper = certificate.bounds(radius, predictor, questions.beta)
     return {
         "predictor": predictor,
@@ -144,18 +156,35 @@ def _row(
         "within_tolerance": float((held >= radius).float().mean()),
         "mean_width_8bit": float((upper - lower).mean() * 255),
         "trivial_share": certificate.trivial_share(radius, predictor, questions.beta),
-        "psnr_box": certificate.psnr(radius, method="box", predictor=predictor),
-    } | _psnrs(certificate, questions, "psnr_collective", radius, predictor=predictor)
+    }
+
+
+def _linf_rows(certificate: Certificate, questions: Questions, predictor: Predictor) -> list[Row]:
+    radii = linf_radii(certificate)[:2]
+    found = _psnrs(certificate, questions, "psnr", radii, predictor, "linf")
+    return [
+        {"predictor": predictor, "linf": radius} | row
+        for radius, row in zip(radii, found, strict=True)
+    ]
 
 
 def _psnrs(
-    certificate: Certificate, questions: Questions, name: str, radius: float, **options: Any
-) -> Row:
-    """The certified PSNR to the output itself, under a name, and to the reference."""
-    found = {name: certificate.psnr(radius, **options)}
+    certificate: Certificate,
+    questions: Questions,
+    name: str,
+    radii: Sequence[float],
+    predictor: Predictor,
+    norm: Norm = "l2",
+) -> list[Row]:
+    """The certified PSNR at each radius: to the output itself, under a name, and to the reference
+    if there is one.
+    """
+    curves = {name: certificate.psnr_curve(radii, predictor=predictor, norm=norm)}
     if questions.reference is not None:
-        found["psnr_reference"] = certificate.psnr(radius, questions.reference, **options)
-    return found
+        curves["psnr_reference"] = certificate.psnr_curve(
+            radii, questions.reference, predictor=predictor, norm=norm
+        )
+    return [dict(zip(curves, row, strict=True)) for row in zip(*curves.values(), strict=True)]
 
 
 def sections(answers: Answers) -> list[str]:

@@ -54,21 +54,17 @@ def linf_radii(certificate: Certificate) -> Sequence[float]:
 def deviations(certificate: Certificate) -> list[Deviation]:
     """Ask a certificate that has a spectrum, of either statistic, how far the mean can move."""
     mean = certificate.as_mean()
-    radii: Sequence[tuple[Norm, float]] = [
-        *(("linf", radius) for radius in linf_radii(mean)),
-        *(("l2", share * mean.sigma) for share in L2_SIGMAS),
-    ]
-    served = "served" in mean.psnr_predictors
-    return [
-        Deviation(
-            norm,
-            radius,
-            255 * mean.deviation(radius, norm),
-            mean.psnr(radius, predictor="ideal", norm=norm),
-            mean.psnr(radius, predictor="served", norm=norm) if served else None,
-        )
-        for norm, radius in radii
-    ]
+    l2_radii = [share * mean.sigma for share in L2_SIGMAS]
+    return [*_deviations(mean, linf_radii(mean), "linf"), *_deviations(mean, l2_radii, "l2")]
+
+
+def _deviations(mean: Certificate, radii: Sequence[float], norm: Norm) -> list[Deviation]:
+    ideal = mean.psnr_curve(radii, predictor="ideal", norm=norm)
+    served: Sequence[float | None] = [None] * len(radii)
+    if "served" in mean.psnr_predictors:
+        served = mean.psnr_curve(radii, predictor="served", norm=norm)
+    steps = [255 * mean.deviation(radius, norm) for radius in radii]
+    return [Deviation(norm, *row) for row in zip(radii, steps, ideal, served, strict=True)]
 
 
 def text(certificate: Certificate, found: Sequence[Deviation]) -> str:

@@ -10,8 +10,7 @@ from scipy.special import bdtrc, ndtr
 from torch import nn
 
 from smoothsr import Certificate, SmoothedSR
-from smoothsr.certificates import spectral_error, storage
-from smoothsr.certificates.certificate import FORMAT
+from smoothsr.certificates import spectral_error
 from smoothsr.certificates.evidence import pilot_count
 from smoothsr.smoothing import variant
 
@@ -301,12 +300,6 @@ def test_certificates_come_back_from_their_files(both, tmp_path):
     assert np.array_equal(back.mean, both.mean)
     assert back.deviation(0.02, "linf") == both.deviation(0.02, "linf")
     assert back.summary() == both.summary()
-
-
-def test_certificates_of_the_old_format_are_refused_in_one_line(both, tmp_path):
-    storage.write(tmp_path / "old.npz", FORMAT - 1, {}, {"sr_bytes": both.sr_bytes})
-    with pytest.raises(ValueError, match="format version 2, this program reads 3: certify again"):
-        Certificate.load(tmp_path / "old.npz")
 
 
 def test_pilot_draws_are_a_tenth_within_limits():

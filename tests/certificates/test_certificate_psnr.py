@@ -81,6 +81,29 @@ def luma(image):
     return (65.481 * image[0] + 128.553 * image[1] + 24.966 * image[2]) / 255**2
 
 
+@pytest.mark.parametrize("y", [False, True])
+@pytest.mark.parametrize("method", ["collective", "box"])
+@pytest.mark.parametrize("norm", ["l2", "linf"])
+@pytest.mark.parametrize(
+    ("agg", "predictor"), [("median", "served"), ("median", "ideal"), ("mean", "ideal")]
+)
+def test_a_curve_is_the_psnr_at_each_radius(agg, predictor, norm, method, y):
+    certificate, reference = made(agg=agg), made(seed=5).sr
+    radii = [0.07, 0.0, 0.3, 0.0500001, 0.05, 0.07, 0.001]
+    options = {"method": method, "predictor": predictor, "norm": norm, "y": y, "border": 1}
+    alone = [certificate.psnr(radius, reference, **options) for radius in radii]
+    assert certificate.psnr_curve(radii, reference, **options) == pytest.approx(alone, abs=1e-9)
+    assert certificate.psnr_curve(np.array(radii), reference, **options) == pytest.approx(alone)
+    assert len(set(alone)) > 2
+
+
+def test_a_curve_takes_radii():
+    with pytest.raises(ValueError, match="at least one radius"):
+        made().psnr_curve([])
+    with pytest.raises(ValueError, match="radius must be finite and at least 0, got -1"):
+        made().psnr_curve([0.1, -1.0])
+
+
 @pytest.mark.parametrize("border", [0, 3])
 @pytest.mark.parametrize("y", [False, True])
 @pytest.mark.parametrize("predictor", FRESH)

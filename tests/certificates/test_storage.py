@@ -14,6 +14,7 @@ from oracles import LinearSR
 from synthetic_certificates import ALPHA, SIGMA, made, trivial
 
 from smoothsr import SmoothedSR
+from smoothsr.certificates import storage
 from smoothsr.certificates.certificate import Certificate
 
 
@@ -35,6 +36,41 @@ def test_files_give_back_every_bit(certificate, tmp_path):
     loaded.save(tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.npz", "b.npz"]
+
+
+def test_files_of_the_format_before_are_read(tmp_path):
+    certificate, path = made(), tmp_path / "a.npz"
+    certificate.save(path)
+    with np.load(path) as file:
+        options = json.loads(str(file["options"])) | {"format": 3}
+    text = json.dumps(options, sort_keys=True)
+    arrays = {name: getattr(certificate, name) for name in ("sr_bytes", "z", "mean")}
+    arrays |= {"upper": certificate.upper, "lower": certificate.lower}
+    digest = storage._content_digest(text, arrays)
+    np.savez_compressed(path, options=np.array(text), digest=np.array(digest), **arrays)
+    loaded = Certificate.load(path)
+    np.testing.assert_array_equal(loaded.upper, certificate.upper)
+    np.testing.assert_array_equal(loaded.lower, certificate.lower)
+    assert loaded.summary() == certificate.summary()
+
+
+def test_levels_that_differ_little_take_little_room(tmp_path):
+    """Smooth levels of a noisy picture: the noise is stored once, and not with each level."""
+    noisy = np.random.default_rng(0).integers(60, 190, (1, 3, 160, 200), dtype=np.uint8)
+    rise = np.arange(5, dtype=np.uint8)[:, None, None, None]
+    tall = made(tile=None, halo=0, sides=(80, 100), upper=noisy + rise, lower=noisy - rise)
+    tall.save(tmp_path / "a.npz")
+    np.testing.assert_array_equal(Certificate.load(tmp_path / "a.npz").lower, noisy - rise)
+    assert (tmp_path / "a.npz").stat().st_size < 4 * noisy.size < 2 * tall.upper.size
+
+
+def test_levels_need_not_rise(tmp_path):
+    """Differences below 0 and above 255 come back too: they are taken modulo 256."""
+    wild = np.random.default_rng(0).integers(0, 256, made().upper.shape, dtype=np.uint8)
+    made(upper=wild, lower=wild[::-1]).save(tmp_path / "a.npz")
+    loaded = Certificate.load(tmp_path / "a.npz")
+    np.testing.assert_array_equal(loaded.upper, wild)
+    np.testing.assert_array_equal(loaded.lower, wild[::-1])
 
 
 def test_numbers_of_numpy_can_be_kept(tmp_path):
@@ -82,7 +118,8 @@ def test_files_with_a_changed_byte(tmp_path):
         ("void", True, "was changed"),
         ("n_serve", 2001, "was changed"),
         ("extra", 1, "was changed"),
-        ("format", 1, "format version 1"),
+        ("format", 2, "format version 2, this program reads 3 to 4: certify again"),
+        ("format", 3, "was changed"),
         ("format", None, "is no certificate"),
     ],
 )
