@@ -119,7 +119,7 @@ class MomentSum:
 
     def __init__(self, centre: Centre, n: int) -> None:
         self.centre, self.n = centre, n
-        self._by_draw = n <= max(len(centre.values), BLOCK)
+        self._by_draw = n <= len(centre.values)
         self._rows: Tensor | None = None
         self._second: Tensor | None = None
         self._held = self._count = 0
@@ -128,7 +128,7 @@ class MomentSum:
     def add(self, draws: Tensor) -> None:
         """Add draws (b,...) of m values each."""
         if self._rows is None:
-            count = self.n if self._by_draw else BLOCK
+            count = self.n if self._by_draw else min(self.n, BLOCK)
             dtype = draws.dtype if draws.device.type == "cpu" else _exact(draws)
             self._rows = draws.new_empty((count, len(self.centre.values)), dtype=dtype)
             self._origin = self.centre.values.to(dtype).view(draws.shape[1:])
