@@ -291,17 +291,17 @@ class Certificate:
         require_region(self.sr_bytes.shape, border, y)
         comparison = squared_error.Comparison(self._steps("reference", reference), border, y)
         n_serve = self.n_serve if predictor == "served" else None
-        norms = [radius / self.sigma for radius in radii]
+        shifts = [radius / self.sigma for radius in radii]
         budget = squared_error.Budget(norm, method, self.lr_shape[0], self.halo_noise)
         if self.agg == "mean" and self.spectrum and method == "collective":
-            found = self._rms_of_mean(norms, budget, comparison, n_serve, reference is None)
+            found = self._rms_of_mean(shifts, budget, comparison, n_serve, reference is None)
         elif self.agg == "mean" and n_serve is not None:
             raise ValueError(
                 'levels bound no mean of few draws: ask for predictor="ideal", or certify with '
                 'kind="both" and take method="collective"'
             )
         else:
-            found = self._rms_by_levels(norms, budget, comparison, n_serve)
+            found = self._rms_by_levels(shifts, budget, comparison, n_serve)
         return [_decibels(rms) for rms in found]
 
     def deviation(self, radius: float, norm: Norm = "l2", *, y: bool = False) -> float:
@@ -467,19 +467,19 @@ class Certificate:
 
     def _rms_by_levels(
         self,
-        norms: Sequence[float],
+        shifts: Sequence[float],
         budget: squared_error.Budget,
         comparison: squared_error.Comparison,
         n_serve: int | None,
     ) -> list[float]:
         squares = squared_error.mean_squared_errors(
-            self.levels, self.tiles, norms, budget, comparison, n_serve
+            self.levels, self.tiles, shifts, budget, comparison, n_serve
         )
         return [math.sqrt(mean) for mean in squares]
 
     def _rms_of_mean(
         self,
-        norms: Sequence[float],
+        shifts: Sequence[float],
         budget: squared_error.Budget,
         comparison: squared_error.Comparison,
         n_serve: int | None,
@@ -492,17 +492,17 @@ class Certificate:
         target = None if to_itself else to_mean
         draws = n_serve and spectral_error.independent_draws(n_serve, self.antithetic)
 
-        def by_spectrum(norm: float) -> float:
+        def by_spectrum(shift: float) -> float:
             within = spectral_error.attack(
-                norm, budget.norm, budget.channels, self.tiles, budget.halo_noise
+                shift, budget.norm, budget.channels, self.tiles, budget.halo_noise
             )
             rms = spectral_error.rms_error(spectrum, within, compared, target, draws)
             return rms + spectral_error.ROUNDING
 
-        found = [by_spectrum(norm) for norm in norms]
+        found = [by_spectrum(shift) for shift in shifts]
         if n_serve is not None or not self.z.size:
             return found
-        by_levels = self._rms_by_levels(norms, budget, comparison, None)
+        by_levels = self._rms_by_levels(shifts, budget, comparison, None)
         # From this certificate's own output to the ideal mean
         beside = spectral_error.rms_to_ideal(spectrum, compared, to_mean) if to_itself else 0.0
         return [min(one, other + beside) for one, other in zip(found, by_levels, strict=True)]

@@ -29,7 +29,7 @@ EXACT = 2**8  # so many squares of 8-bit steps are added in float32 without a ro
 
 
 class Budget(NamedTuple):
-    """What the attacker may do."""
+    """What the attacker may do within a radius."""
 
     norm: Norm  # of the attack
     method: Method
@@ -64,27 +64,27 @@ class Lookups(NamedTuple):
 def mean_squared_errors(
     levels: Levels,
     tiles: Sequence[Tile],
-    norms: Sequence[float],
+    radii: Sequence[float],
     budget: Budget,
     comparison: Comparison,
     n_serve: int | None,
 ) -> list[float]:
     """Bound the mean squared error of the 8-bit output against every attack within a budget, at
-    each of several norms.
+    each of several radii.
 
     Args:
         levels: What the draws have shown.
         tiles: The grid, row by row.
-        norms: Of the attack, in units of sigma.
-        budget: What else it may be.
+        radii: Norms of the attack, in units of sigma.
+        budget: What else the attacker may do.
         comparison: With what, and where.
         n_serve: Draws of one served inference, whose expected error is bounded; None bounds the
             ideal predictor's error.
 
     Returns:
-        A bound for each norm, in [0, 1] units squared.
+        A bound for each radius, in [0, 1] units squared.
     """
-    asked = [_shifts(levels.z, tiles, norm, budget) for norm in norms]
+    asked = [_shifts(levels.z, tiles, radius, budget) for radius in radii]
     shifts = np.unique(np.concatenate([needed for needed, _ in asked]))
     errors = _tile_errors(levels, tiles, shifts, comparison, n_serve)
     hit = multiplicity(list(tiles), budget.halo_noise)
@@ -99,7 +99,7 @@ def mean_squared_errors(
 
 
 def _shifts(
-    z: np.ndarray, tiles: Sequence[Tile], norm: float, budget: Budget
+    z: np.ndarray, tiles: Sequence[Tile], radius: float, budget: Budget
 ) -> tuple[np.ndarray, np.ndarray | int | None]:
     """The distinct shifts (K,) at which errors are needed, and which of them hits each tile; None
     where tiles share the budget over a grid of shifts.
@@ -111,11 +111,11 @@ def _shifts(
         box, k = budget.method == "box", budget.halo_noise
         pixels = [whole if box else tile.weight(k) for tile in tiles]
         return np.unique(
-            np.sqrt(budget.channels * np.array(pixels, float)) * norm, return_inverse=True
+            np.sqrt(budget.channels * np.array(pixels, float)) * radius, return_inverse=True
         )
-    if budget.method == "box" or norm == 0:
-        return np.array([norm]), 0
-    return np.array([0.0, *z[1:][z[1:] < norm], norm]), None
+    if budget.method == "box" or radius == 0:
+        return np.array([radius]), 0
+    return np.array([0.0, *z[1:][z[1:] < radius], radius]), None
 
 
 def _lookups(levels: Levels, shifts: np.ndarray, n_serve: int | None) -> Lookups:

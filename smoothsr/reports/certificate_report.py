@@ -109,7 +109,11 @@ def answer(certificate: Certificate, questions: Questions, bare: Tensor | None) 
         certificate=certificate,
         questions=questions,
         radius_maps=maps,
-        rows=[row for predictor in maps for row in _rows(certificate, questions, predictor, maps)],
+        rows=[
+            row
+            for predictor, radius_map in maps.items()
+            for row in _rows(certificate, questions, predictor, radius_map)
+        ],
         linf_rows=[
             row for predictor in maps for row in _linf_rows(certificate, questions, predictor)
         ],
@@ -126,16 +130,14 @@ def _rows(
     certificate: Certificate,
     questions: Questions,
     predictor: Predictor,
-    radius_maps: Mapping[Predictor, Tensor],
+    radius_map: Tensor,
 ) -> list[Row]:
     """The rows of one predictor, at each l2 radius from small to large."""
     radii = sorted(questions.radii)
     box = certificate.psnr_curve(radii, method="box", predictor=predictor)
     collective = _psnrs(certificate, questions, "psnr_collective", radii, predictor)
     return [
-        _row(certificate, questions, predictor, radius, radius_maps[predictor])
-        | {"psnr_box": alone}
-        | shared
+        _row(certificate, questions, predictor, radius, radius_map) | {"psnr_box": alone} | shared
         for radius, alone, shared in zip(radii, box, collective, strict=True)
     ]
 
@@ -145,7 +147,7 @@ def _row(
     questions: Questions,
     predictor: Predictor,
     radius: float,
-    held: Tensor,
+    radius_map: Tensor,
 ) -> Row:
     """What is known of single values."""
     lower, upper = certificate.bounds(radius, predictor, questions.beta)
@@ -153,7 +155,7 @@ def _row(
         "predictor": predictor,
         "radius": radius,
         "rms_8bit": certificate.rms(radius),
-        "within_tolerance": float((held >= radius).float().mean()),
+        "within_tolerance": float((radius_map >= radius).float().mean()),
         "mean_width_8bit": float((upper - lower).mean() * 255),
         "trivial_share": certificate.trivial_share(radius, predictor, questions.beta),
     }
