@@ -10,6 +10,8 @@ from smoothsr.certificates.options import Agg
 
 __all__ = ["EVERYWHERE", "Levels", "Window"]
 
+AT_ONCE = 2**12  # values of a level that are floats at a time
+
 Window = tuple[slice, slice]
 """Rows and columns of the output."""
 EVERYWHERE: Window = (slice(None), slice(None))
@@ -64,8 +66,10 @@ class Levels:
             (K,) of the shifts, and for each of them the index of that which has the same bounds, of
             the shape of shifts.
         """
-        alike = quantile_bounds.level_index(self.z, shifts) if self.agg == "median" else shifts
-        _, first, index = np.unique(alike, return_index=True, return_inverse=True)
+        # The median looks up one level; the mean one for each slice, and the end of the range.
+        offsets = np.append(self.z, np.inf) if self.agg == "mean" else np.zeros(1)
+        looked_up = quantile_bounds.level_index(self.z, shifts.reshape(-1, 1) + offsets)
+        _, first, index = np.unique(looked_up, axis=0, return_index=True, return_inverse=True)
         return shifts.ravel()[first], index.reshape(shifts.shape)
 
     def _chosen(
@@ -73,9 +77,11 @@ class Levels:
     ) -> np.ndarray:
         """The level at each shift; the end of the range beyond the last."""
         part = stack[:, :, window[0], window[1]]
-        end = np.broadcast_to(np.uint8(trivial), part.shape[1:])
-        indices = quantile_bounds.level_index(self.z, shifts)
-        return np.stack([part[index] if index < len(part) else end for index in indices])
+        found = np.full((len(shifts), *part.shape[1:]), trivial, np.uint8)
+        for place, index in enumerate(quantile_bounds.level_index(self.z, shifts)):
+            if index < len(part):
+                found[place] = part[index]
+        return found
 
     def _averaged(
         self, stack: np.ndarray, trivial: int, shifts: np.ndarray, window: Window
@@ -88,11 +94,11 @@ class Levels:
         weights = np.zeros((len(shifts), len(self.z) + 1))
         found = quantile_bounds.level_index(self.z, self.z + shifts[:, None])
         np.add.at(weights, (np.arange(len(shifts))[:, None], found), slices)
-        rest = trivial * (weights[:, -1:] + 1 - slices.sum())
+        rest = trivial * (weights[:, -1] + 1 - slices.sum())[:, None, None, None]
         _, channels, height, width = part.shape
         averages = np.empty((len(shifts), channels, height, width))
-        for row in range(height):  # one at a time, since floats take eight times as much
-            levels = part[:, :, row].reshape(len(part), channels * width).astype(float)
-            found = weights[:, :-1] @ levels + rest
-            averages[:, :, row] = found.reshape(len(shifts), channels, width)
+        step = max(1, AT_ONCE // (channels * width))
+        for top in range(0, height, step):  # a few rows, since floats take eight times as much
+            rows = np.s_[:, :, top : top + step]
+            averages[rows] = np.tensordot(weights[:, :-1], part[rows].astype(float), axes=1) + rest
         return averages

@@ -213,7 +213,8 @@ def _squares(
     for distance in (upper - target, target - lower):
         if comparison.y and not separate:  # luma's weights are positive, so intervals add
             distance = np.tensordot(WEIGHTS, distance, axes=(0, 1))[:, None]
-        np.maximum(distance, 0, out=distance)
+        # Where the reference is outside of the bounds one of both is below 0, and the other, by the
+        # width of the bounds, is larger.
         distance *= inside[rows]
         found.append(np.square(distance, dtype=np.result_type(distance, np.float32)))
     return found[0], found[1]

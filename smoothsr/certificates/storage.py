@@ -25,6 +25,7 @@ __all__ = ["UnreadableError", "read", "write"]
 FORMAT = 4
 PLAIN = 3  # the format before, whose stacks are stored as they are
 READABLE = PLAIN, FORMAT
+DIFFERENCES = "_differences"  # at the end of a stack's name in the file
 
 
 class UnreadableError(ValueError):
@@ -59,8 +60,9 @@ def write(
             with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
                 np.lib.format.write_array(entry, array, allow_pickle=False)
         for name, stack in stacks.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=True) as entry:
-                header = {"descr": "|u1", "fortran_order": False, "shape": stack.shape}
+            with archive.open(f"{name}{DIFFERENCES}.npy", "w", force_zip64=True) as entry:
+                descr = np.lib.format.dtype_to_descr(stack.dtype)
+                header = {"descr": descr, "fortran_order": False, "shape": stack.shape}
                 np.lib.format.write_array_header_1_0(entry, header)
                 for level in _differences(stack):
                     entry.write(level.tobytes())
@@ -91,8 +93,7 @@ def read(
                 text, written = str(file["options"]), str(file["digest"])
                 options = json.loads(text)
                 found = options.pop("format")
-                known = [*names, *stack_names] if found in READABLE else []
-                arrays = {name: file[name] for name in known}
+                arrays = _arrays(file, found, names, stack_names) if found in READABLE else {}
         # numpy, zipfile and zlib raise many kinds for a file that is something else.
         except Exception as error:
             if isinstance(error, MemoryError) or (
@@ -105,12 +106,21 @@ def read(
             f"{path} has format version {found}, this program reads {READABLE[0]} to {FORMAT}: "
             "certify again"
         )
-    if found != PLAIN:
-        for name in stack_names:
-            _add_up(arrays[name])
     if written != _content_digest(text, arrays):
         raise ValueError(f"{path} was changed after it was written: its digest does not fit")
     return options, arrays
+
+
+def _arrays(
+    file: Mapping[str, np.ndarray], version: int, names: Sequence[str], stack_names: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """Read the arrays and stacks of a file."""
+    if version == PLAIN:
+        return {name: file[name] for name in (*names, *stack_names)}
+    stacks = {name: file[name + DIFFERENCES] for name in stack_names}
+    for stack in stacks.values():
+        _add_up(stack)
+    return {name: file[name] for name in names} | stacks
 
 
 def _differences(stack: np.ndarray) -> Iterator[np.ndarray]:

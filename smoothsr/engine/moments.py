@@ -109,8 +109,9 @@ def pilot(draws: Tensor) -> Centre:
 class MomentSum:
     """The moments of one tile's certification draws, added batch by batch.
 
-    Holds the draws as they are where there are fewer of them than values, for their matrix of inner
-    products, and otherwise the matrix of second moments. Both have the same largest eigenvalue.
+    Holds the draws as they are where there are no more of them than values, for their matrix of
+    inner products, and otherwise the matrix of second moments. Both have the same largest
+    eigenvalue.
 
     Args:
         centre: From `pilot`.

@@ -1,6 +1,7 @@
 """Certificates of the mean: spectrum and levels of the same draws, against known truth."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -204,6 +205,33 @@ def test_the_better_of_both_bounds_is_taken(both):
     assert psnr[0] > psnr[1] + 1
     assert psnr[2] == pytest.approx(psnr[0], abs=1.5)
     assert both.psnr(10 * SIGMA, predictor="ideal") >= 0
+
+
+@pytest.mark.parametrize("referred", [False, True])
+def test_levels_or_spectrum_whichever_is_better(both, referred):
+    """Against itself, levels pay for the way from this certificate's output to the ideal mean."""
+    exact = np.repeat(both.sr_bytes, len(both.z), axis=0)
+    known = both.spectrum
+    wide = replace(known, total=100 * known.total, largest=100 * known.largest)
+    tight = Certificate(**{**vars(both), "upper": exact, "lower": exact, "spectrum": wide})
+    by_levels = Certificate(**{**vars(tight), "spectrum": None})
+    nothing = exact[:0]
+    by_spectrum = Certificate(
+        **{**vars(tight), "z": both.z[:0], "upper": nothing, "lower": nothing}
+    )
+    distance = np.linalg.norm(both.mean[0].astype(float) - both.sr_bytes[0] / 255)
+    compared = spectral_error.compared(both.sr_bytes.size, False)
+    beside = 0 if referred else spectral_error.rms_to_ideal(both.spectrum, compared, distance)
+    reference = torch.rand(both.sr.shape) if referred else None
+    won = set()
+    for radius in (0.0, 0.001, 0.01, 0.05, 0.1):
+        levels, spectrum, found = (
+            10 ** (-each.psnr(radius, reference, predictor="ideal") / 20)
+            for each in (by_levels, by_spectrum, tight)
+        )
+        assert found == pytest.approx(min(levels + beside, spectrum), rel=1e-7)
+        won.add(levels + beside < spectrum)
+    assert won == {False, True} or referred
 
 
 def test_deviation_is_monotone_and_capped(both):

@@ -87,8 +87,9 @@ def luma(image):
 @pytest.mark.parametrize(
     ("agg", "predictor"), [("median", "served"), ("median", "ideal"), ("mean", "ideal")]
 )
-def test_a_curve_is_the_psnr_at_each_radius(agg, predictor, norm, method, y):
-    certificate, reference = made(agg=agg), made(seed=5).sr
+@pytest.mark.parametrize("z", [Z, np.array([0, 0.1, 0.9, 1, 2])], ids=["even", "uneven"])
+def test_a_curve_is_the_psnr_at_each_radius(z, agg, predictor, norm, method, y):
+    certificate, reference = made(agg=agg, z=z), made(seed=5).sr
     radii = [0.07, 0.0, 0.3, 0.0500001, 0.05, 0.07, 0.001]
     options = {"method": method, "predictor": predictor, "norm": norm, "y": y, "border": 1}
     alone = [certificate.psnr(radius, reference, **options) for radius in radii]

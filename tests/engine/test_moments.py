@@ -64,6 +64,21 @@ def test_moments_are_those_of_shortened_draws(shape, dtype, block, monkeypatch):
     assert clipped == pytest.approx(beyond / (0.3 * size), rel=1e-5)
 
 
+@pytest.mark.parametrize(("n", "m"), [(5, 40), (40, 5), (40, 40)])
+def test_the_smaller_matrix_is_made_and_rounding_counts_its_sums(n, m, monkeypatch):
+    """Products of draws are sums over values, and second moments of values are sums over draws."""
+    seen = []
+    matrices, rounding = moments.largest_eigenvalue, moments._rounding
+    monkeypatch.setattr(
+        moments, "largest_eigenvalue", lambda matrix: seen.append(len(matrix)) or matrices(matrix)
+    )
+    monkeypatch.setattr(
+        moments, "_rounding", lambda terms, dtype: seen.append(terms) or rounding(terms, dtype)
+    )
+    summed(uniform(n, m), Centre(torch.full((m,), 0.4, dtype=torch.float64), 1.0, 2.0, 1))
+    assert seen == [max(n, m), min(n, m)]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("cuts", [(0, 5, 12), (0, 3, 7, 7, 12), (0, 12)])
 def test_bands_together_are_the_whole(cuts, dtype):

@@ -36,10 +36,14 @@ def test_answers_and_table_agree_with_the_certificate():
         radius, predictor = row["radius"], row["predictor"]
         assert row["psnr_reference"] == made.psnr(radius, reference, predictor=predictor)
         assert row["trivial_share"] == made.trivial_share(radius, predictor, 0.01)
-        assert row["psnr_box"] <= row["psnr_collective"] + 1e-9
+        assert row["psnr_box"] == made.psnr(radius, method="box", predictor=predictor)
+        assert row["psnr_collective"] == made.psnr(radius, predictor=predictor)
         held = made.radius_map(16 / 255, predictor, 0.01)
         assert row["within_tolerance"] == float((held >= radius).float().mean())
     text = "\n\n".join(certificate_report.sections(answers))
+    assert [(row["predictor"], row["linf"]) for row in answers.linf_rows] == [
+        (p, r / 255) for p in ("served", "ideal") for r in (0.5, 1)
+    ]
     linf = answers.linf_rows[0]
     assert at_least(answers.rows[1]["psnr_collective"]) in text
     reference_psnr = at_least(linf["psnr_reference"])
