@@ -53,7 +53,7 @@ def test_answers_and_table_agree_with_the_certificate():
 
 def test_the_box_and_what_tiles_share_are_told_apart():
     many_tiles = synthetic(sides=(8, 10))
-    answers = answer(many_tiles, Questions([0.05, 0.1], 16 / 255, 0.01), None)
+    answers = answer(many_tiles, Questions([0.1, 0.15], 16 / 255, 0.01), None)
     for row in answers.rows:
         radius, predictor = row["radius"], row["predictor"]
         assert row["psnr_box"] == many_tiles.psnr(radius, method="box", predictor=predictor)
