@@ -28,8 +28,7 @@ from spectral import LINF, pictures
 from torch import Tensor
 
 from smoothsr import SmoothedSR, adapters, metrics
-from smoothsr.engine.draws import output_slice, output_slices
-from smoothsr.engine.tiles import Tile
+from smoothsr.engine.tiles import Tile, output_slice, output_slices
 
 RIDGES = (0.3, 1.0, 3.0, 10.0, 30.0)  # of the control variate, times the number of draws
 RANKS = 16  # quantiles on each side of the median

@@ -13,9 +13,10 @@ from smoothsr.certificates.gathering import Wanted, gather, gather_by_parts, req
 from smoothsr.certificates.looks import Enough, counted, plan, until_enough
 from smoothsr.certificates.options import Agg
 from smoothsr.engine.arguments import rank_of
-from smoothsr.engine.draws import Progress, ratio
+from smoothsr.engine.draws import Progress, completed
 from smoothsr.engine.independence import require_independence
 from smoothsr.engine.precision import precision_of, precision_text
+from smoothsr.engine.tiles import ratio
 from smoothsr.files.digests import digest, fingerprint
 from smoothsr.files.parts import NotLastError, Parts
 
@@ -54,9 +55,9 @@ class Certifying:
         Raises:
             ValueError: If the network is no fixed function of each image, or fails on the patch.
         """
-        rows, columns = smoothed.grid(lr)[0]
-        patch = lr[:, :, rows.first : rows.last, columns.first : columns.last]
-        patch = patch[:, :, list(rows.gather)][..., list(columns.gather)]
+        rows, columns = tile = smoothed.grid(lr)[0]
+        read = lr[:, :, rows.first : rows.last, columns.first : columns.last]
+        patch = completed(read, tile)
         most = smoothed.batching.limit
         probe = require_independence(smoothed.base, patch, precision_of(lr), most)
         scale = ratio((*patch.shape[2:],), (*probe.shape[2:],))

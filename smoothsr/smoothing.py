@@ -451,14 +451,12 @@ class SmoothedSR(Transparent):
             decibel of that of 1000.
         """
         sampler = self.sampler(self.base, lr, seed)
-        every = max(1, len(sampler.tiles) // SAMPLED_TILES)
-        tiles = len(sampler.tiles)
-        sides = (lr.shape[2], lr.shape[3])
-        within = attack(radius / self.sigma, norm, lr.shape[1], sampler.tiles, self.halo_noise)
-        sampler.tiles = sampler.tiles[::every]
-        sample = Moments(SAMPLED_DRAWS, SAMPLED_DRAWS // 3, sides)
+        tiles = sampler.tiles
+        within = attack(radius / self.sigma, norm, lr.shape[1], tiles, self.halo_noise)
+        sampler.tiles = tiles[:: max(1, len(tiles) // SAMPLED_TILES)]
+        sample = Moments(SAMPLED_DRAWS, SAMPLED_DRAWS // 3, (lr.shape[2], lr.shape[3]))
         draws.observe(sampler, SAMPLED_DRAWS, [sample])
-        return draws_wanted(sample.tiles, tiles, alpha / 2, within)
+        return draws_wanted(sample.tiles, len(tiles), alpha / 2, within)
 
 
 def variant(smoothed: SmoothedSR, **options: Any) -> SmoothedSR:

@@ -1,3 +1,3 @@
-"""What certification draws have shown: pure mathematics, and the record from which every answer
-follows.
+"""What certification draws have shown: how they are gathered and shared, pure mathematics, and the
+record from which every answer follows.
 """

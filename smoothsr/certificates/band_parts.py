@@ -34,10 +34,10 @@ class BandParts:
             for band in range(bands)
         }
 
-    def share(self, *, alone: bool) -> None:
-        """Make this process's share of them, or all that are missing if it is alone."""
+    def share(self) -> None:
+        """Make this process's share of them, or all that are missing if no process waits."""
         names = [*self._places]
-        for name in self.parts.missing(names) if alone else self.parts.share(names):
+        for name in self.parts.share(names) if self.parts.together else self.parts.missing(names):
             draws = self.draws.of_band(*self._places[name], self.bands)
             self.parts.add(name, self.evidence.of_band(draws))
 

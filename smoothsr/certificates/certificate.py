@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from smoothsr.certificates import quantile_bounds, spectral_error, squared_error, storage
-from smoothsr.certificates.evidence import levels_alpha
+from smoothsr.certificates.evidence import levels_alpha, values_at_once
 from smoothsr.certificates.levels import Levels
 from smoothsr.certificates.options import (
     Agg,
@@ -150,7 +150,7 @@ class Certificate:
     @property
     def values(self) -> int:
         """How many output values hold at once: all of the image's, or one pixel's channels."""
-        return self.sr_bytes.size if self.scope == "image" else self.sr_bytes.shape[1]
+        return values_at_once(self.scope, self.sr_bytes.shape[1:])
 
     def bounds(
         self,
@@ -231,9 +231,9 @@ class Certificate:
 
         Args:
             radius: Norm of the attack.
-            reference: (1,C,H,W) in [0, 1], rounded to 8 bits. None asks for stability: the median
-                is compared with this certificate's own output, the mean with the ideal mean
-                without an attack where there is a spectrum.
+            reference: (1,C,H,W) in [0, 1], rounded to 8 bits. None asks for stability: the output
+                is compared with this certificate's own, `sr`; that of a mean with a spectrum, where
+                method is "collective", with the ideal mean without an attack.
             method: "collective" lets the tiles share one attacker's budget, and of the mean takes
                 the better of spectrum and levels; "box" lets the attacker spend all of it
                 everywhere, and looks at the levels alone.
@@ -325,9 +325,7 @@ class Certificate:
         require_option("norm", norm, Norm)
         require_region(self.sr_bytes.shape, 0, y)
         spectrum = self._spectrum()
-        within = spectral_error.attack(
-            radius / self.sigma, norm, self.lr_shape[0], self.tiles, self.halo_noise
-        )
+        within = self._within(radius / self.sigma, norm)
         compared = spectral_error.compared(self.sr_bytes.size // (3 if y else 1), y)
         return min(1.0, spectral_error.rms_error(spectrum, within, compared, None))
 
@@ -363,7 +361,8 @@ class Certificate:
             beta: Failure probability of one served inference.
             per: What beta speaks of: with "value" each pixel, all of whose channels stay with
                 probability at least 1 - beta; with "image" all pixels at once.
-            center: (1,C,H,W) in [0, 1], rounded to 8 bits; None is the served output.
+            center: (1,C,H,W) in [0, 1], rounded to 8 bits; None is this certificate's own output,
+                `sr`.
 
         Returns:
             float32 (H,W): the radius; NaN where the tolerance is not certified even without an
@@ -411,9 +410,7 @@ class Certificate:
             "tiles": len(self.tiles),
             "levels": self.z.size,
             "max_radius": self.max_radius,
-            "draws_needed_for_radius_0": quantile_bounds.draws_needed(
-                0.0, self.levels_alpha, self.level_count, self.values
-            ),
+            "draws_needed_for_radius_0": self.draws_needed(0.0, "ideal"),
             "serving_noise": "seeded: claims about the ideal predictor only"
             if self.seeded
             else "fresh",
@@ -493,9 +490,7 @@ class Certificate:
         draws = n_serve and spectral_error.independent_draws(n_serve, self.antithetic)
 
         def by_spectrum(shift: float) -> float:
-            within = spectral_error.attack(
-                shift, budget.norm, budget.channels, self.tiles, budget.halo_noise
-            )
+            within = self._within(shift, budget.norm)
             rms = spectral_error.rms_error(spectrum, within, compared, target, draws)
             return rms + spectral_error.ROUNDING
 
@@ -506,6 +501,10 @@ class Certificate:
         # From this certificate's own output to the ideal mean
         beside = spectral_error.rms_to_ideal(spectrum, compared, to_mean) if to_itself else 0.0
         return [min(one, other + beside) for one, other in zip(found, by_levels, strict=True)]
+
+    def _within(self, shift: float, norm: Norm) -> spectral_error.Attack:
+        """What an attack of this norm, in units of sigma, can do to the tiles."""
+        return spectral_error.attack(shift, norm, self.lr_shape[0], self.tiles, self.halo_noise)
 
     def _spectrum(self) -> Spectrum:
         if self.spectrum is None:

@@ -11,7 +11,7 @@ from torch.linalg import vector_norm
 
 from smoothsr.certificates.certificate import Certificate, as_image
 from smoothsr.certificates.options import Per, Predictor
-from smoothsr.engine.tiles import Tile
+from smoothsr.engine.tiles import Tile, output_slices
 from smoothsr.metrics import to_8bit
 
 __all__ = ["Verdict", "bounds_under", "judge"]
@@ -111,12 +111,13 @@ def judge(certificate: Certificate, change: Tensor, output: Tensor, beta: float 
     if output.shape != certificate.sr_bytes.shape:
         raise ValueError(f"output must be {certificate.sr_bytes.shape}, got {(*output.shape,)}")
     value = to_8bit(output).cpu() / 255
-    found = []
-    per: Per
-    for per in ("value", "image"):
+
+    def compared(per: Per) -> tuple[int, Tensor]:
         lower, upper = bounds_under(certificate, change, predictor, beta, per)
-        found.append((int(((lower > 0) | (upper < 1)).sum()), (value < lower) | (value > upper)))
-    (bounded, outside), (bounded_at_once, outside_at_once) = found
+        return int(((lower > 0) | (upper < 1)).sum()), (value < lower) | (value > upper)
+
+    bounded, outside = compared("value")
+    bounded_at_once, outside_at_once = compared("image")
     norms = _norm(change), max(_patch_norms(certificate, change))
     return Verdict(predictor, *norms, bounded, outside, bounded_at_once, int(outside_at_once.sum()))
 
@@ -135,16 +136,11 @@ def bounds_under(
     hold for every change of that norm. The other arguments, the result and what is guaranteed are
     those of `Certificate.bounds`.
     """
-    lower, upper = (
-        np.empty(certificate.sr_bytes.shape[1:]),
-        np.empty(certificate.sr_bytes.shape[1:]),
-    )
+    lower, upper = np.empty((2, *certificate.sr_bytes.shape[1:]))
     for tile, radius in zip(certificate.tiles, _patch_norms(certificate, change), strict=True):
-        rows, columns = (
-            slice(certificate.scale * span.start, certificate.scale * span.stop) for span in tile
-        )
+        rows, columns = window = output_slices(tile, certificate.scale)
         shift = certificate.shift(radius, predictor, beta, per)
-        found = certificate.levels.interval(shift, (rows, columns))
+        found = certificate.levels.interval(shift, window)
         lower[:, rows, columns], upper[:, rows, columns] = found
     return as_image(lower), as_image(upper)
 

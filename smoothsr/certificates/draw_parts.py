@@ -36,15 +36,16 @@ class DrawParts(Sampler):
         self.sampler, self.n, self.parts, self.key = sampler, n, parts, key
         blocks = max(1, BLOCKS // len(sampler.tiles)) * step
         self.size = step * -(-n // blocks)
+        self._blocks = {
+            self._name(index, first): (index, first)
+            for first in range(0, n, self.size)
+            for index in range(len(sampler.tiles))
+        }
 
     @property
     def names(self) -> list[str]:
         """The names of all parts."""
-        return [
-            self._name(index, first)
-            for first in range(0, self.n, self.size)
-            for index in range(len(self.tiles))
-        ]
+        return [*self._blocks]
 
     @property
     def begun(self) -> bool:
@@ -54,7 +55,7 @@ class DrawParts(Sampler):
     @torch.no_grad()
     def make(self, name: str) -> int:
         """Make a part; return how many draws it has."""
-        index, first = map(int, name.split("_")[-2:])
+        index, first = self._blocks[name]
         block = self.sampler.only([self.places[index]]).after(first)
         count = min(self.size, self.n - first)
         draws = torch.cat([outputs for _, outputs in block.draws(count)])

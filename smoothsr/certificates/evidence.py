@@ -14,7 +14,7 @@ from torch import Tensor
 from smoothsr.certificates import quantile_bounds
 from smoothsr.certificates.options import Kind, Scope
 from smoothsr.certificates.spectrum import spectrum
-from smoothsr.engine.draws import Observer, output_slices
+from smoothsr.engine.draws import Observer
 from smoothsr.engine.moments import (
     BandMoments,
     Moments,
@@ -23,7 +23,7 @@ from smoothsr.engine.moments import (
     moments_of_tile,
 )
 from smoothsr.engine.quantiles import Quantiles
-from smoothsr.engine.tiles import Tile
+from smoothsr.engine.tiles import Tile, output_slices
 
 __all__ = ["Evidence", "Request", "levels_alpha", "pilot_count", "values_at_once"]
 
@@ -83,7 +83,6 @@ class Evidence:
         self._width = lr.shape[3]
         self.values = values_at_once(request.scope, output_shape)
         self.served = np.empty((1, *output_shape), np.uint8) if served is None else served
-        self._nothing = np.empty((0, *output_shape), np.uint8)
         self._quantiles: Quantiles | None = None
         self._moments: Moments | None = None
         if request.kind != "spectral":
@@ -93,7 +92,7 @@ class Evidence:
             self._moments = Moments(request.n, pilot_count(request.n), sides)
 
     @property
-    def wanted(self) -> bool:
+    def needs_draws(self) -> bool:
         """Whether anything is to be seen in draws."""
         return bool(self._observers)
 
@@ -153,15 +152,22 @@ class Evidence:
 
     def fields(self) -> dict[str, Any]:
         """The fields of a `Certificate` that the draws fill."""
-        found: dict[str, Any] = {"sr_bytes": self.served, "z": self.z}
-        found |= {"lower": self._nothing, "upper": self._nothing}
-        found |= {"mean": np.empty(0, np.float32), "spectrum": None}
+        nothing = np.empty((0, *self.served.shape[1:]), np.uint8)
+        found: dict[str, Any] = {
+            "sr_bytes": self.served,
+            "z": self.z,
+            "lower": nothing,
+            "upper": nothing,
+            "mean": np.empty(0, np.float32),
+            "spectrum": None,
+        }
         if self._quantiles:
-            ranks = self._quantiles.result
-            found |= {"lower": ranks[: self.z.size], "upper": ranks[self.z.size :]}
+            found["upper"] = self._quantiles.result[self.z.size :]
+            found["lower"] = self._quantiles.result[: self.z.size]
         if self._moments:
-            alpha = self.request.alpha / (2 if self.request.kind == "both" else 1)
-            found |= {"mean": self._moments.mean, "spectrum": spectrum(self._moments.tiles, alpha)}
+            alpha = levels_alpha(self.request.alpha, self.request.kind)
+            found["mean"] = self._moments.mean
+            found["spectrum"] = spectrum(self._moments.tiles, alpha)
         return found
 
     @property

@@ -55,7 +55,7 @@ def gather(
     if not sampler.tiles:
         return
     _serve(wanted)
-    if evidence.wanted:
+    if evidence.needs_draws:
         draws.observe(sampler, evidence.request.n, [observer], progress)
         return
     for tile in sampler.tiles:
@@ -131,15 +131,13 @@ def _gather_by_parts(wanted: Wanted, parts: Parts, key: str, progress: Progress 
     if wanted.serving:
         serving = served_parts(wanted.serving, wanted.n_serve, wanted.rank, parts, key)
     tiles = TileParts(wanted.evidence, parts, key, sampler.tiles)
-    kept = [shared] if wanted.evidence.wanted else []
-    if serving:
-        kept.insert(0, serving)
+    kept = ([serving] if serving else []) + ([shared] if wanted.evidence.needs_draws else [])
     # What an earlier run has drawn is gone on with, however many processes there are now.
     begun = any(each.begun for each in kept)
     if not tiles.begun and (parts.ranks > len(sampler.tiles) or begun):
         _gather_by_draws(wanted._replace(sampler=shared, serving=serving), kept, progress)
         return
-    share = tiles.share
+    share = tiles.share()
     mine = wanted._replace(
         sampler=sampler.only(share), serving=wanted.serving and wanted.serving.only(share)
     )
@@ -160,7 +158,7 @@ def _gather_by_draws(wanted: Wanted, kept: Sequence[DrawParts], progress: Progre
     names = share_draws(kept, progress)
     tiles = wanted.sampler.tiles
     count = bands_of(evidence.request.n, evidence.served.size // len(tiles))
-    if count == 1 or not evidence.wanted:
+    if count == 1 or not evidence.needs_draws:
         parts.wait_to_join(names)
         gather(wanted)
         return
@@ -169,6 +167,6 @@ def _gather_by_draws(wanted: Wanted, kept: Sequence[DrawParts], progress: Progre
     else:
         parts.require_last(names)
     bands = BandParts(evidence, kept[-1], count)
-    bands.share(alone=not parts.together)
+    bands.share()
     bands.join()
     _serve(wanted)

@@ -7,7 +7,7 @@ last (union bound). Proof: docs/certificates.md, section 11.
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import count, islice, takewhile
+from itertools import accumulate, takewhile
 
 import numpy as np
 
@@ -71,7 +71,7 @@ def plan(request: Request, looks: int, values: int) -> list[Request]:
         [37, 111, 333, 1000]
     """
     least = _least(request._replace(alpha=request.alpha / looks), values)
-    fewer = islice((request.n // RATIO**back for back in count()), looks)
+    fewer = (request.n // RATIO**back for back in range(looks))
     counts = [*takewhile(lambda n: n >= least, fewer)] or [request.n]
     return [request._replace(n=n, alpha=request.alpha / len(counts)) for n in reversed(counts)]
 
@@ -115,10 +115,7 @@ def counted(progress: Progress | None, requests: Sequence[Request], tiles: int) 
         tiles: How many there are to draw of.
     """
     totals = [request.n * tiles for request in requests]
-    return [
-        progress and partial(_tell, progress, sum(totals[: place + 1]), sum(totals))
-        for place in range(len(totals))
-    ]
+    return [progress and partial(_tell, progress, last, sum(totals)) for last in accumulate(totals)]
 
 
 def _tell(progress: Progress, last: int, total: int, done: int, missing: int) -> None:

@@ -54,10 +54,8 @@ def levels(n: int, alpha: float, count: int, values: int) -> np.ndarray:
         0
     """
     # The largest of n draws is below the p quantile with probability at most p**n: p = a**(1/n) is
-    # as far as n draws reach.
-    top = (
-        ndtri_exp(_log_share(alpha, count, values) / n) - SLACK
-    )  # in logarithms, since p is next to 1 for many draws
+    # as far as n draws reach; in logarithms, since it is next to 1 for many draws.
+    top = ndtri_exp(_log_share(alpha, count, values) / n) - SLACK
     return np.linspace(0.0, top, count) if top >= 0 else np.empty(0)
 
 

@@ -57,7 +57,7 @@ def attack(
         halo_noise: How many times sigma the noise beyond a tile is.
     """
     if norm == "l2":
-        return Attack(shift, multiplicity(list(tiles), halo_noise))
+        return Attack(shift, multiplicity(tiles, halo_noise))
     values = channels * max(tile.weight(halo_noise) for tile in tiles)
     return Attack(shift * math.sqrt(values), None)
 

@@ -29,7 +29,7 @@ EXACT = 2**8  # so many squares of 8-bit steps are added in float32 without a ro
 
 
 class Budget(NamedTuple):
-    """What the attacker may do within a radius."""
+    """What the attacker may do within a norm."""
 
     norm: Norm  # of the attack
     method: Method
@@ -64,30 +64,30 @@ class Lookups(NamedTuple):
 def mean_squared_errors(
     levels: Levels,
     tiles: Sequence[Tile],
-    radii: Sequence[float],
+    attack_shifts: Sequence[float],
     budget: Budget,
     comparison: Comparison,
     n_serve: int | None,
 ) -> list[float]:
     """Bound the mean squared error of the 8-bit output against every attack within a budget, at
-    each of several radii.
+    each of several norms.
 
     Args:
         levels: What the draws have shown.
         tiles: The grid, row by row.
-        radii: Norms of the attack, in units of sigma.
+        attack_shifts: Norms of the attack, in units of sigma.
         budget: What else the attacker may do.
         comparison: With what, and where.
         n_serve: Draws of one served inference, whose expected error is bounded; None bounds the
             ideal predictor's error.
 
     Returns:
-        A bound for each radius, in [0, 1] units squared.
+        A bound for each norm, in [0, 1] units squared.
     """
-    asked = [_shifts(levels.z, tiles, radius, budget) for radius in radii]
+    asked = [_shifts(levels.z, tiles, shift, budget) for shift in attack_shifts]
     shifts = np.unique(np.concatenate([needed for needed, _ in asked]))
     errors = _tile_errors(levels, tiles, shifts, comparison, n_serve)
-    hit = multiplicity(list(tiles), budget.halo_noise)
+    hit = multiplicity(tiles, budget.halo_noise)
     totals = []
     for needed, index in asked:
         found = errors[:, np.searchsorted(shifts, needed)]
@@ -99,8 +99,8 @@ def mean_squared_errors(
 
 
 def _shifts(
-    z: np.ndarray, tiles: Sequence[Tile], radius: float, budget: Budget
-) -> tuple[np.ndarray, np.ndarray | int | None]:
+    z: np.ndarray, tiles: Sequence[Tile], shift: float, budget: Budget
+) -> tuple[np.ndarray, np.ndarray | None]:
     """The distinct shifts (K,) at which errors are needed, and which of them hits each tile; None
     where tiles share the budget over a grid of shifts.
     """
@@ -111,11 +111,11 @@ def _shifts(
         box, k = budget.method == "box", budget.halo_noise
         pixels = [whole if box else tile.weight(k) for tile in tiles]
         return np.unique(
-            np.sqrt(budget.channels * np.array(pixels, float)) * radius, return_inverse=True
+            np.sqrt(budget.channels * np.array(pixels, float)) * shift, return_inverse=True
         )
-    if budget.method == "box" or radius == 0:
-        return np.array([radius]), 0
-    return np.array([0.0, *z[1:][z[1:] < radius], radius]), None
+    if budget.method == "box" or shift == 0:
+        return np.array([shift]), np.zeros(len(tiles), int)
+    return np.array([0.0, *z[1:][z[1:] < shift], shift]), None
 
 
 def _lookups(levels: Levels, shifts: np.ndarray, n_serve: int | None) -> Lookups:
@@ -200,10 +200,8 @@ def _squares(
     8-bit steps, of P channels or of luma.
     """
     window = rows, slice(None)
-    upper, lower = (
-        levels.upper_bounds(lookups.above, window),
-        levels.lower_bounds(lookups.below, window),
-    )
+    upper = levels.upper_bounds(lookups.above, window)
+    lower = levels.lower_bounds(lookups.below, window)
     target = comparison.reference[:, rows].astype(np.int16)
     height, width = comparison.reference.shape[1:]
     inside = np.zeros((height, width), bool)

@@ -32,9 +32,8 @@ class TileParts:
         """Whether any part is there."""
         return len(self.parts.missing([*self.names.values()])) < len(self.names)
 
-    @property
     def share(self) -> list[int]:
-        """The places in the grid of the tiles that this process has still to draw."""
+        """Return the places in the grid of the tiles that this process has still to draw."""
         mine = {*self.parts.share([*self.names.values()])}
         return [place for place, name in enumerate(self.names.values()) if name in mine]
 

@@ -380,7 +380,7 @@ def _require_fit(
         another = "another network or denoiser" if networks.denoiser else "another network"
         raise UserError(
             f"{options.certificate} certifies {another} than {' and '.join(found)}: the digests of "
-            "their weights or structures differ"
+            "their weights or structures differ; pass what certify was given"
         )
 
 

@@ -25,7 +25,13 @@ from smoothsr.files import images
 from smoothsr.files.atomic import output_folder, replacing, require_own
 from smoothsr.files.images import Picture
 from smoothsr.files.parts import NotLastError, Parts
-from smoothsr.reports import certificate_report, deviation_report, figures, tables
+from smoothsr.reports import (
+    certificate_figures,
+    certificate_report,
+    deviation_report,
+    figures,
+    tables,
+)
 from smoothsr.reports.certificate_report import Answers, Questions
 
 LOOKS = 5
@@ -106,7 +112,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
     for name in ("alpha", "beta"):
         if not 0 < getattr(args, name) < 1:
             raise UserError(f"--{name} must be between 0 and 1, got {getattr(args, name):g}")
-    if args.n_cert != "auto" and args.n_cert < 2:
+    if args.n_cert < 2:
         raise UserError(f"--n-cert must be at least 2, got {args.n_cert}")
     if args.tolerance and not 1 <= args.tolerance <= 255:
         raise UserError(
@@ -142,12 +148,10 @@ def _check_looks(looks: int | None, enough: float | None) -> None:
         )
     if enough is not None and not 0 < enough < 255:
         raise UserError(f"--enough must be between 0 and 255 steps, got {enough:g}")
-    if looks is not None and (looks < 2 or enough is None):
-        found = "none" if enough is None else f"{enough:g}"
-        raise UserError(
-            "--looks is how often to look whether --enough is reached, at least 2: got --looks "
-            f"{looks} and --enough {found}"
-        )
+    if looks is not None and enough is None:
+        raise UserError("--looks is how often to look whether --enough is reached: add --enough 5")
+    if looks is not None and looks < 2:
+        raise UserError(f"--looks must be at least 2, got {looks}")
 
 
 class Job(NamedTuple):
@@ -337,10 +341,10 @@ def _products(
         return lambda path: images.write(path, Picture(bounds[side], None, 8, picture.icc))
 
     def write_radii(path: Path) -> None:
-        figures.save_figure(certificate_report.radius_figure(answers), path)
+        figures.save_figure(certificate_figures.radius_figure(answers), path)
 
     def write_panel(path: Path) -> None:
-        figure = certificate_report.panel(picture.pixels, bare, answers)
+        figure = certificate_figures.panel(picture.pixels, bare, answers)
         figures.save_figure(figure, path)
 
     return {

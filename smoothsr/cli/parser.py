@@ -163,8 +163,8 @@ def _attack(commands: Commands) -> None:
     command.add_argument(
         "--certificate",
         type=Path,
-        help="NAME.npz of certify, whose options are used: did the "
-        "output stay inside? Exit status 1 if it did not",
+        help="NAME.npz of certify, whose options are used, but for -m, -s, --arch and --denoiser: "
+        "did the output stay inside? Exit status 1 if it did not",
     )
     command.add_argument(
         "--beta",

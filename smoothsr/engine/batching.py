@@ -4,9 +4,8 @@ ones.
 Larger batches are not always faster (caches), and channels_last makes most convolutional networks
 faster but not all. So the first draws of each kind of patch try both layouts, one by one or a few
 small patches at once, then ever larger batches while that pays; nothing is computed only to be
-timed. Under
-`torch.use_deterministic_algorithms(True)` nothing is timed, so that a result does not depend on the
-clock.
+timed. Under `torch.use_deterministic_algorithms(True)` nothing is timed, so that a result does not
+depend on the clock.
 """
 
 import math

@@ -21,15 +21,16 @@ from smoothsr.engine import lattice, noise
 from smoothsr.engine.batching import Batching, Kind
 from smoothsr.engine.noise import Noise
 from smoothsr.engine.order_statistics import order_statistics
-from smoothsr.engine.tiles import Span, Tile
+from smoothsr.engine.tiles import Tile, output_slice, output_slices, ratio
 
 __all__ = [
+    "Network",
     "NotFiniteError",
     "Observer",
     "Progress",
     "Sampler",
+    "completed",
     "observe",
-    "output_slices",
     "require_finite",
     "smooth",
 ]
@@ -83,8 +84,8 @@ class Sampler:
         self.f, self.lr, self.tiles, self.how, self.batching = f, lr, tiles, how, batching
         # Half precision would round the sums; what a network makes of them is another matter.
         self.exact = torch.float64 if how.on_lattice or lr.dtype == torch.float64 else torch.float32
-        self.place = noise.place(lr.device, self.exact)
-        self.source: noise.Source = noise.source(how.seed, self.place, self.exact, how.antithetic)
+        self.device = noise.device_of(lr.device, self.exact)
+        self.source: noise.Source = noise.source(how.seed, self.device, self.exact, how.antithetic)
         self.add = lattice.noisy if how.on_lattice else noise.noisy
         self.places: Sequence[int] = range(len(tiles))
 
@@ -131,11 +132,11 @@ class Sampler:
 
     def _run(self, n: int, first: int, patches: Tensor) -> Tensor:
         """Run f on the noisy patches (b,C,h,w) of places in the sequence from the first on."""
-        if self.how.halo == 1:
+        if self.how.halo_noise == 1:
             return self.f(patches, patches.new_tensor(self.how.sigma))
         parts = by_tile(range(first, first + len(patches)), n)
-        levels = [self._level(index).expand(len(draws), -1, -1, -1) for index, draws in parts]
-        return self.f(patches, torch.cat(levels).to(patches))
+        sigmas = [self._sigma_map(index).expand(len(draws), -1, -1, -1) for index, draws in parts]
+        return self.f(patches, torch.cat(sigmas).to(patches))
 
     def _noisy(self, n: int, positions: range) -> Tensor:
         """Make the noisy patches (b,C,h,w) of some places in the sequence of n draws a tile."""
@@ -145,30 +146,30 @@ class Sampler:
         """Make noisy patches of one tile, whose noise depends on its place in the grid."""
         rows, columns = tile = self.tiles[index]
         place = self.places[index]
-        patch = self.lr[..., rows.first : rows.last, columns.first : columns.last].to(self.place)
+        patch = self.lr[..., rows.first : rows.last, columns.first : columns.last].to(self.device)
         # The sum is made in float32 or better; what a network of lower precision makes of it is
         # part of the predictor.
         noisy = self.add(patch, self.source(place, draws, (*patch.shape[1:],)), self._sigma(tile))
-        return _completed(noisy, tile).to(self.lr)
+        return completed(noisy, tile).to(self.lr)
 
-    def _level(self, index: int) -> Tensor:
+    def _sigma_map(self, index: int) -> Tensor:
         """The noise's standard deviation on a tile's completed patch, (1,1,h,w)."""
         tile = self.tiles[index]
-        return _completed(torch.as_tensor(self._sigma(tile))[None, None], tile)
+        return completed(torch.as_tensor(self._sigma(tile))[None, None], tile)
 
     def _sigma(self, tile: Tile) -> float | Tensor:
         """The noise's standard deviation on a patch: one number, or (h,w) if the halo differs."""
-        if self.how.halo == 1:
+        if self.how.halo_noise == 1:
             return self.how.sigma
         sides = [span.last - span.first for span in tile]
-        wide = self.how.halo * self.how.sigma
-        sigma = torch.full(sides, wide, dtype=self.exact, device=self.place)
+        wide = self.how.halo_noise * self.how.sigma
+        sigma = torch.full(sides, wide, dtype=self.exact, device=self.device)
         rows, columns = (slice(s.start - s.first, s.stop - s.first) for s in tile)
         sigma[rows, columns] = self.how.sigma
         return sigma
 
 
-def _completed(patch: Tensor, tile: Tile) -> Tensor:
+def completed(patch: Tensor, tile: Tile) -> Tensor:
     """Continue the real pixels (b,C,h,w) of a tile's patch beyond the image, as its spans say."""
     if not tile.padded:
         return patch
@@ -294,25 +295,3 @@ def by_tile(positions: range, n: int) -> Iterator[tuple[int, range]]:
     for index in range(positions.start // n, -(-positions.stop // n)):
         first, last = positions.start - index * n, positions.stop - index * n
         yield index, range(max(0, first), min(n, last))
-
-
-def ratio(lr: tuple[int, ...], sr: tuple[int, ...]) -> int:
-    """Find the scale from the sides of an input and its output."""
-    scale = sr[0] // lr[0]
-    if scale < 1 or sr != (scale * lr[0], scale * lr[1]):
-        raise ValueError(
-            f"the model's output must be an integer multiple of its input, got {sr} from {lr} "
-            "pixels"
-        )
-    return scale
-
-
-def output_slice(span: Span, scale: int, start: int) -> slice:
-    """Where a tile's output pixels lie along an axis, if its first LR pixel is at start."""
-    return slice(scale * start, scale * (start + span.stop - span.start))
-
-
-def output_slices(tile: Tile, scale: int) -> tuple[slice, slice]:
-    """Where a tile's pixels lie in the image's output: rows and columns."""
-    rows, columns = tile
-    return output_slice(rows, scale, rows.start), output_slice(columns, scale, columns.start)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from smoothsr.engine.draws import ratio
+from smoothsr.engine.tiles import ratio
 
 __all__ = ["CORNER", "Footprint", "footprint"]
 

@@ -36,9 +36,9 @@ def require_independence(
     """
     # What differs most from the patch shows best what leaks from one image to another.
     other = torch.full_like(patch, float(patch.mean() < 0.5))
-    pair = torch.cat([other, patch])
+    batch = patch if batch_size == 1 else torch.cat([other, patch])
     try:
-        first = f(patch.clone() if batch_size == 1 else pair.clone())
+        first = f(batch.clone())
     except (RuntimeError, MemoryError) as error:
         if not out_of_memory(error):
             height, width = patch.shape[2:]
@@ -46,10 +46,9 @@ def require_independence(
                 f"the model fails on a patch of {width}x{height} pixels, tile and halo ({error}): "
                 "if it is too small, pass a larger tile or halo"
             ) from error
-        if batch_size == 1:
+        if len(batch) == 1:
             raise
-        pair, first = patch, f(patch.clone())  # then draws run one by one
-    batch = pair[-len(first) :]
+        batch, first = patch, f(patch.clone())  # then draws run one by one
     limit = rounding(precision)
     if (apart := _distance(first, f(batch.clone()))) > limit:
         raise ValueError(

@@ -5,10 +5,8 @@ later draw is shortened to that radius, so that its moments can be bounded with 
 from the draws alone; how far draws lie beyond the radius is kept apart. Why these numbers are
 enough: docs/spectral.md.
 
-Largest eigenvalues are estimated by Lanczos' method and then proved by a Cholesky factorization.
-
-References: G. Golub, C. Van Loan, "Matrix Computations", sections 4.2 and 10.1; N. Higham,
-"Accuracy and Stability of Numerical Algorithms", sections 3.5 and 10.1 (rounding errors).
+Reference: N. Higham, "Accuracy and Stability of Numerical Algorithms", section 3.5 (rounding errors
+of products).
 """
 
 import math
@@ -19,8 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smoothsr.engine.draws import output_slices
-from smoothsr.engine.tiles import Tile
+from smoothsr.engine.eigenvalue import largest_eigenvalue
+from smoothsr.engine.tiles import Tile, output_slices
 
 __all__ = [
     "BandMoments",
@@ -28,7 +26,6 @@ __all__ = [
     "MomentSum",
     "Moments",
     "TileMoments",
-    "largest_eigenvalue",
     "mean_of",
     "moments_of_band",
     "moments_of_tile",
@@ -38,12 +35,10 @@ __all__ = [
 MARGIN = 1.25  # a tile's radius, in largest distances of its pilot draws
 FLOOR = 1e-3  # least radius, as a root mean square over values: a quarter of an 8-bit step
 BLOCK = 1024  # draws held as they are while a second moment is summed up
-STEPS = 20  # of Lanczos' method
 CHUNK = 4096  # products that are summed in the precision of the rows
 ADDED = 32  # draws that are summed in their own precision
 WIDENED = 2**18  # values that are brought to the widest precision at a time
 STRIPES = 6  # of a symmetric product, each computed up to its diagonal: 7/12 of all sums
-SLACKS = (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)  # by which an estimate may be short, tried in turn
 
 
 class Centre(NamedTuple):
@@ -232,44 +227,6 @@ def moments_of_tile(whole: BandMoments) -> np.ndarray:
     return np.array([*sizes, top / len(kept), clipped, float((kept**4).sum())])
 
 
-def largest_eigenvalue(matrix: Tensor) -> float:
-    """Bound the largest eigenvalue of a symmetric positive semidefinite matrix from above.
-
-    An estimate x is proved by factorizing x * identity - matrix, which succeeds for positive
-    definite matrices alone; it is within a few thousandths of the truth.
-
-    Args:
-        matrix: (n,n), float64.
-
-    Raises:
-        ValueError: If the matrix is not finite.
-
-    Example:
-        >>> matrix = torch.diag(torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64))
-        >>> 3 <= largest_eigenvalue(matrix) <= 3.01
-        True
-    """
-    if not bool(matrix.sum().isfinite()):
-        raise ValueError("the matrix of second moments has NaN or infinite values")
-    rounding = len(matrix) * torch.finfo(matrix.dtype).eps  # of a sum of so many terms, at most
-    trace = float(matrix.diagonal().sum()) * (1 + rounding)
-    with torch.autocast(matrix.device.type, enabled=False):
-        estimate = min(_lanczos(matrix.float()), trace)
-    if estimate <= 0:
-        return max(trace, 0.0)
-    diagonal = matrix.diagonal()
-    for slack in SLACKS:
-        bound = estimate * (1 + slack)
-        if bound >= trace:
-            break
-        shifted = -matrix
-        shifted.diagonal().copy_(bound - diagonal)
-        if int(torch.linalg.cholesky_ex(shifted)[1]) == 0:
-            # Higham, theorem 10.3: what is factorized is off by n (n + 1) units at most.
-            return bound * (1 + (len(matrix) + 1) ** 2 * torch.finfo(matrix.dtype).eps)
-    return trace
-
-
 class Moments:
     """An observer that keeps the moments of every tile, and the mean of its certification draws.
 
@@ -350,29 +307,6 @@ class Moments:
         """Fix the centre, once the pilot draws are there."""
         self._sum = MomentSum(pilot(torch.cat(self._first)), self.n - self.pilots)
         self._first = []
-
-
-def _lanczos(matrix: Tensor) -> float:
-    """Estimate the largest eigenvalue from below, with full reorthogonalization."""
-    vector = matrix[int(matrix.diagonal().argmax())]
-    length = torch.linalg.vector_norm(vector)
-    if length == 0:
-        return 0.0
-    steps = min(STEPS, len(matrix))
-    basis = matrix.new_zeros((steps, len(matrix)))
-    images = torch.zeros_like(basis)
-    used = 0
-    while used < steps and float(length) > 0:
-        basis[used] = vector / length
-        images[used] = matrix @ basis[used]
-        used += 1
-        vector = images[used - 1].clone()
-        for _ in range(2):
-            vector -= basis[:used].T @ (basis[:used] @ vector)
-        length = torch.linalg.vector_norm(vector)
-        length = torch.where(length > 1e-5 * torch.linalg.vector_norm(images[used - 1]), length, 0)
-    small = (basis[:used] @ images[:used].T).double().cpu()
-    return float(torch.linalg.eigvalsh((small + small.T) / 2)[-1])
 
 
 def _gram(rows: Tensor) -> Tensor:

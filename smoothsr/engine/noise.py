@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["Noise", "Source", "noisy", "place", "sigma_text", "source"]
+__all__ = ["Noise", "Source", "device_of", "noisy", "sigma_text", "source"]
 
 Source = Callable[[int, range, tuple[int, ...]], Tensor]
 """(tile, draws, shape of one draw) -> standard normal noise `(len(draws), *shape)`."""
@@ -29,14 +29,14 @@ class Noise(NamedTuple):
         antithetic: Whether the noise of draw 2k + 1 is the negative of that of draw 2k: for means
             only, since the draws are then not independent.
         on_lattice: Whether it is on the lattice of `smoothsr.engine.lattice`.
-        halo: How many times sigma it is on pixels that a patch reads beyond its tile.
+        halo_noise: How many times sigma it is on pixels that a patch reads beyond its tile.
     """
 
     sigma: float
     seed: int | None = None
     antithetic: bool = False
     on_lattice: bool = False
-    halo: float = 1.0
+    halo_noise: float = 1.0
 
 
 def source(
@@ -60,11 +60,12 @@ def source(
     return _seeded(seed, device, precision)
 
 
-def place(device: torch.device, dtype: torch.dtype) -> torch.device:
+def device_of(device: torch.device, dtype: torch.dtype) -> torch.device:
     """Where noise of a precision is made for a device: there, or on the CPU if it has no float64.
 
     Example:
-        >>> place(torch.device("mps"), torch.float64), place(torch.device("mps"), torch.float32)
+        >>> mps = torch.device("mps")
+        >>> device_of(mps, torch.float64), device_of(mps, torch.float32)
         (device(type='cpu'), device(type='mps'))
     """
     wide = dtype == torch.float64

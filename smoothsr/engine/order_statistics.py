@@ -60,11 +60,12 @@ def order_statistics(draws: Tensor, ranks: Sequence[int]) -> Tensor:
     index = tuple(rank - 1 for rank in ranks)
     on_cpu = draws.device.type == "cpu"
     source, target = (flat.numpy(), result.numpy()) if on_cpu else (flat, result)
-    select, threads = _sort_on_device, 1
     if n <= NETWORK:  # in one thread: its many short steps would wait for each other
-        select = _select
+        select, threads = _select, 1
     elif on_cpu:
         select, threads = _sort, torch.get_num_threads()
+    else:
+        select, threads = _sort_on_device, 1
     # On a device all columns are sorted in few steps, else in pieces that stay in the cache.
     each = 1 if select is _sort_on_device else n * flat.element_size()
     in_chunks(partial(select, source, target, index), flat.shape[1], each, threads)

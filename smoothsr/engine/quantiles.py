@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from smoothsr.engine.draws import output_slices
 from smoothsr.engine.order_statistics import in_chunks, order_statistics
-from smoothsr.engine.tiles import Tile
+from smoothsr.engine.tiles import Tile, output_slices
 from smoothsr.metrics import to_8bit
 
 __all__ = ["Quantiles"]
@@ -87,7 +86,7 @@ class _Draws:
     """
 
     def __init__(self, n: int, like: Tensor) -> None:
-        self.n, self.shape, self.count, self.held = n, (*like.shape,), 0, 0
+        self.n, self.shape, self.held = n, (*like.shape,), 0
         self.block = torch.empty(
             (min(n, DIRECT), like.numel()), dtype=torch.uint8, device=like.device
         )
@@ -99,7 +98,6 @@ class _Draws:
                 self._flush()
             self.block[self.held : self.held + len(part)].view(part.shape).copy_(part)
             self.held += len(part)
-        self.count += len(outputs)
 
     def ranks(self, ranks: Sequence[int]) -> np.ndarray:
         if self.n <= DIRECT:

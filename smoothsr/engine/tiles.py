@@ -9,9 +9,10 @@ it does in the whole image, at the cost of pixels that more patches read. Output
 their tiles, never blended: they partition the image.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-__all__ = ["Span", "Tile", "grid", "multiplicity"]
+__all__ = ["Span", "Tile", "grid", "multiplicity", "output_slice", "output_slices", "ratio"]
 
 
 REFLECTIONS = 4  # how often a patch may repeat the image on each side: more is a mistake
@@ -129,7 +130,7 @@ def reflect(index: int, length: int) -> int:
     return min(index, 2 * (length - 1) - index)
 
 
-def multiplicity(tiles: list[Tile], halo_noise: float = 1.0) -> float:
+def multiplicity(tiles: Sequence[Tile], halo_noise: float = 1.0) -> float:
     """M: the largest number of patches that one input pixel belongs to, of which all but its own
     tile's count by 1 over the square of halo_noise.
     """
@@ -139,3 +140,25 @@ def multiplicity(tiles: list[Tile], halo_noise: float = 1.0) -> float:
         # How many intervals cover a pixel is largest at the first pixel of one of them.
         most *= max(sum(a <= first < b for a, b in reads) for first, _ in reads)
     return 1 + (most - 1) / halo_noise**2
+
+
+def ratio(lr: tuple[int, ...], sr: tuple[int, ...]) -> int:
+    """Find the scale from the sides of an input and its output."""
+    scale = sr[0] // lr[0]
+    if scale < 1 or sr != (scale * lr[0], scale * lr[1]):
+        raise ValueError(
+            f"the model's output must be an integer multiple of its input, got {sr} from {lr} "
+            "pixels"
+        )
+    return scale
+
+
+def output_slice(span: Span, scale: int, start: int) -> slice:
+    """Where a tile's output pixels lie along an axis, if its first LR pixel is at start."""
+    return slice(scale * start, scale * (start + span.stop - span.start))
+
+
+def output_slices(tile: Tile, scale: int) -> tuple[slice, slice]:
+    """Where a tile's pixels lie in the image's output: rows and columns."""
+    rows, columns = tile
+    return output_slice(rows, scale, rows.start), output_slice(columns, scale, columns.start)

@@ -58,10 +58,12 @@ class Parts:
             raise ValueError("all_join takes together: without it no process waits for the parts")
 
     def share(self, names: Sequence[str]) -> list[str]:
-        """Return the names of this process's share of the parts that are not there."""
+        """Return the names of this process's share of the parts that are not there. Where there are
+        any, whoever was the last may be so once more.
+        """
         missing = {*self.missing(names)}
         mine = [name for name in names[self.rank :: self.ranks] if name in missing]
-        if mine:  # whoever was the last before one of them was removed
+        if mine:
             self.reopen(names)
         return mine
 
@@ -129,7 +131,7 @@ class Parts:
         return self.read(name)
 
     def drop(self, pattern: str) -> None:
-        """Remove the parts of a name or a pattern, as far as they are there."""
+        """Remove the parts of several arrays of a name or a pattern, as far as they are there."""
         with suppress(FileNotFoundError):  # there is no folder
             for path in self.folder.glob(f"{pattern}.npz"):
                 path.unlink(missing_ok=True)

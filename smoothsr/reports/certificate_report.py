@@ -1,21 +1,21 @@
-"""What people read of a certificate: a table over radii, two sentences, and figures.
+"""What people read of a certificate: a table over radii, and two sentences.
 
-`answer` asks everything of a certificate once; table and figures are made of what it found.
+`answer` asks everything of a certificate once; the table, and the figures of
+certificate_figures.py, are made of what it found.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from smoothsr import metrics
 from smoothsr.certificates.certificate import Certificate
 from smoothsr.certificates.options import Norm, Predictor
 from smoothsr.engine.noise import sigma_text
-from smoothsr.reports import deviation_report, figures
+from smoothsr.reports import deviation_report
 from smoothsr.reports.deviation_report import (
     Deviation,
     at_least,
@@ -24,21 +24,20 @@ from smoothsr.reports.deviation_report import (
     patches_text,
 )
 
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
 __all__ = [
     "Answers",
     "Questions",
     "answer",
-    "panel",
-    "radius_figure",
     "sections",
     "sentences",
 ]
 
 FEASIBLE = 10**9  # draws that somebody might make
+NOT_GUARANTEED = (
+    "Not guaranteed: larger attacks; other weights or options of the predictor; that the picture "
+    "is right: if the file was attacked before, by no more than this radius, its original's output "
+    "lies in these bounds, but they may be bounds of a wrong picture."
+)
 Row = dict[str, Any]
 Column = tuple[str, Callable[[Row], str], str]  # its head, its cell for a row, and its meaning
 
@@ -272,11 +271,17 @@ def _columns(answers: Answers) -> list[Column]:
             lambda row: f"{row['trivial_share']:.1%}",
             "values of which nothing is known: their bounds are 0 and 255",
         ),
-        *_psnr_columns(answers.questions.reference is not None),
+        *_psnr_columns(certificate, answers.questions.reference is not None),
     ]
 
 
-def _psnr_columns(referred: bool) -> list[Column]:
+def _psnr_columns(certificate: Certificate, referred: bool) -> list[Column]:
+    collective = "the same, with one attack that all tiles share, which is what there is"
+    if certificate.agg == "mean" and certificate.spectrum:
+        collective = (
+            "the attacked output against the ideal mean without an attack, at least; one attack "
+            "that all tiles share"
+        )
     columns: list[Column] = [
         (
             "PSNR box",
@@ -286,7 +291,7 @@ def _psnr_columns(referred: bool) -> list[Column]:
         (
             "collective",
             lambda row: at_least(row["psnr_collective"]),
-            "the same, with one attack that all tiles share, which is what there is",
+            collective,
         ),
     ]
     if referred:
@@ -318,46 +323,45 @@ def _legend(answers: Answers) -> str:
 
 def sentences(certificate: Certificate, radius: float, beta: float) -> tuple[str, str]:
     """Say what is guaranteed within radius, and what is not."""
-    c = certificate
-    how = (
-        f"sigma {sigma_text(c.sigma)}, "
-        + patches_text(c)
-        + (f", M {c.multiplicity:.3g}" if c.tile else "")
-        + f", {c.dtype}{' on a lattice' if c.lattice else ''}"
-    )
+    c, predictor = certificate, certificate.predictors[0]
     if c.void:
         return (
             "Nothing is guaranteed: the certification draws came from a given seed.",
             "Certify again without it.",
         )
     if not c.z.size:
-        needed = c.draws_needed(0.0, "ideal")
-        return (
-            f"Nothing is guaranteed of single values: {c.n_cert} draws can't bound {c.values} of "
-            f"them at alpha {c.levels_alpha:g}.",
-            f"At least {needed} draws would do for radius 0: {_wish(c, needed)}.",
-        )
-    predictor = c.predictors[0]
-    who, sure = f"each value of the ideal {c.agg} ({how})", ""
-    if predictor == "served":
-        who = f"each value of each served output ({c.agg} of {c.n_serve} fresh draws; {how})"
-        sure = f" with probability at least {1 - beta:.10g}"
+        return _nothing_at_all(c)
     needed = c.draws_needed(radius, predictor, beta)
     if needed > c.n_cert:
         return _nothing_at(c, radius, predictor, needed)
+    who, sure = f"each value of the ideal {c.agg} ({_how(c)})", ""
+    if predictor == "served":
+        who = f"each value of each served output ({c.agg} of {c.n_serve} fresh draws; {_how(c)})"
+        sure = f" with probability at least {1 - beta:.10g}"
     kind = "attack by whole 8-bit steps" if c.lattice else "attack"
     given = (
         f"Guaranteed, with confidence {1 - c.alpha:.10g} over {draws_text(c)}: for every {kind} of "
         f"l2 norm up to {radius:.4g} ({_size(c, radius)}), {who} stays inside its bounds{sure}."
     )
-    absent = (
-        "Not guaranteed: larger attacks; other weights or options of the predictor; "
-        "that the picture is right: if the file "
-        "was attacked before, by no more than this radius, its original's output lies in "
-        "these bounds, but they may be bounds of a "
-        "wrong picture."
+    return given, NOT_GUARANTEED
+
+
+def _how(certificate: Certificate) -> str:
+    """Name the options of the predictor that a guarantee is about."""
+    c = certificate
+    multiplicity = f", M {c.multiplicity:.3g}" if c.tile else ""
+    lattice = " on a lattice" if c.lattice else ""
+    return f"sigma {sigma_text(c.sigma)}, {patches_text(c)}{multiplicity}, {c.dtype}{lattice}"
+
+
+def _nothing_at_all(certificate: Certificate) -> tuple[str, str]:
+    """Say that there are no levels, and how many draws would do."""
+    c, needed = certificate, certificate.draws_needed(0.0, "ideal")
+    return (
+        f"Nothing is guaranteed of single values: {c.n_cert} draws can't bound {c.values} of them "
+        f"at alpha {c.levels_alpha:g}.",
+        f"At least {needed} draws would do for radius 0: {_wish(c, needed)}.",
     )
-    return given, absent
 
 
 def _size(certificate: Certificate, radius: float) -> str:
@@ -393,84 +397,3 @@ def _wish(certificate: Certificate, needed: int) -> str:
     if needed > FEASIBLE:
         return f"About 10^{len(str(needed)) - 1} draws"
     return f"--n-cert {needed}" + (" without --enough" if certificate.looks > 1 else "")
-
-
-def radius_figure(answers: Answers) -> "Figure":
-    """Draw the heat map of certified radii, with a colour bar in l2 units."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 6), layout="constrained")
-    _draw_radii(figure, figure.subplots(), answers)
-    return figure
-
-
-def panel(lr: Tensor, bare: Tensor | None, answers: Answers) -> "Figure":
-    """Draw input, bare and smoothed output and the reference; below them both bounds, their width
-    and the radius map.
-
-    Args:
-        lr: (1,C,h,w) in [0, 1].
-        bare: The bare network's output (1,C,H,W), or None, which leaves it out.
-        answers: Of lr's certificate.
-    """
-    from matplotlib.figure import Figure
-
-    certificate, questions = answers.certificate, answers.questions
-    predictor = certificate.predictors[0]
-    lower, upper = certificate.bounds(questions.shown, predictor, questions.beta)
-    of = f"({predictor}), l2 radius {questions.shown:.3g}"
-    sigma = sigma_text(certificate.sigma)
-    smoothed = f"smoothed: {certificate.agg} of {certificate.n_serve}, sigma {sigma}"
-    top = [
-        (lr, f"input, {certificate.lr_shape[2]} x {certificate.lr_shape[1]}"),
-        (bare, "bare network"),
-        (certificate.sr, smoothed),
-        (questions.reference, "reference"),
-    ]
-    pictures = [(image, title) for image, title in top if image is not None]
-    height, width = certificate.sr_bytes.shape[2:]
-    ratio = min(2.0, max(0.5, height / width))
-    figure = Figure(figsize=(15, 4.2 * ratio * (1 + 3 / len(pictures)) + 1), layout="constrained")
-    above, below = figure.subfigures(2, 1, squeeze=False, height_ratios=[4 / len(pictures), 1]).flat
-    for axis, (image, title) in zip(
-        above.subplots(1, len(pictures), squeeze=False).flat, pictures, strict=True
-    ):
-        _draw_picture(axis, image, title)
-    axes = below.subplots(1, 4)
-    _draw_picture(axes[0], lower, f"lower bound {of}")
-    _draw_picture(axes[1], upper, f"upper bound {of}")
-    _draw_width(figure, axes[2], upper - lower)
-    _draw_radii(figure, axes[3], answers)
-    return figure
-
-
-def _draw_picture(axis: "Axes", image: Tensor, title: str) -> None:
-    figures.show_picture(axis, image)
-    axis.set_title(title, fontsize=10)
-
-
-def _draw_width(figure: Any, axis: "Axes", width: Tensor) -> None:
-    """Draw how far apart the bounds of a pixel's widest channel are."""
-    steps = (width[0].amax(0) * 255).numpy()
-    image = figures.show_map(axis, steps, "magma", max(1.0, steps.max()), largest=True)
-    axis.set_title(f"width of the bounds, mean {255 * width.mean():.1f}/255", fontsize=10)
-    bar = figure.colorbar(image, ax=axis, shrink=0.85, location="bottom")
-    bar.set_label("upper - lower, widest channel, 8-bit steps", fontsize=9)
-
-
-def _draw_radii(figure: Any, axis: "Axes", answers: Answers) -> None:
-    certificate, tolerance = answers.certificate, answers.questions.tolerance
-    predictor = certificate.predictors[0]
-    radii = answers.radius_maps[predictor].numpy()
-    none = 1 - float(np.isfinite(radii).mean())
-    top = float(np.nanmax(radii, initial=0.0)) or certificate.sigma
-    axis.set_facecolor("0.75")  # where not even radius 0 is certified
-    image = figures.show_map(axis, radii, "viridis", top, largest=False)
-    worst = "\nthe least of pixels that share a place" if figures.is_reduced(radii.shape) else ""
-    axis.set_title(
-        f"radius for {tolerance * 255:g}/255 ({predictor}); gray: none, {none:.0%}{worst}",
-        fontsize=10,
-    )
-    bar = figure.colorbar(image, ax=axis, shrink=0.85, location="bottom")
-    where = "on the pixel's patch" if certificate.tile else "on the image"
-    bar.set_label(f"attack's l2 norm {where}, values in [0, 1]", fontsize=9)

@@ -48,7 +48,7 @@ def test_the_noise_that_is_added_is_the_noise_that_is_counted(halo_noise, on_lat
     lr = torch.full((1, 1, 6, 6), 128 / 255)
     level = (128 / 255 - 0.5) / change
     for steps in (level, level + 1):
-        how = Noise(SIGMA, on_lattice=on_lattice, halo=halo_noise)
+        how = Noise(SIGMA, on_lattice=on_lattice, halo_noise=halo_noise)
         net = Keen(2, 2, halo_noise)
         changed = lr + (steps - level) * change
         sampler = draws.Sampler(net, changed, [tile], how, Batching(500, False))

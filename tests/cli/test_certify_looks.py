@@ -93,9 +93,12 @@ def test_killed_in_a_look_it_goes_on_there(photo, tmp_path, monkeypatch, capsys)
     [
         (["--enough", "0"], "--enough must be between 0 and 255 steps, got 0"),
         (["--enough", "300"], "--enough must be between 0 and 255 steps, got 300"),
-        (["--looks", "5"], "at least 2: got --looks 5 and --enough none"),
-        (["--looks", "1", "--enough", "2"], "at least 2: got --looks 1 and --enough 2"),
-        (["--looks", "0", "--enough", "2"], "at least 2: got --looks 0 and --enough 2"),
+        (
+            ["--looks", "5"],
+            "--looks is how often to look whether --enough is reached: add --enough",
+        ),
+        (["--looks", "1", "--enough", "2"], "--looks must be at least 2, got 1"),
+        (["--looks", "0", "--enough", "2"], "--looks must be at least 2, got 0"),
     ],
 )
 def test_mistakes_are_one_line(options, message, photo, tmp_path, capsys):

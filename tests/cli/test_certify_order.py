@@ -9,7 +9,7 @@ from smoothsr import Certificate
 from smoothsr.cli import main, memory_budget
 from smoothsr.engine import draws
 from smoothsr.files import images
-from smoothsr.reports import certificate_report
+from smoothsr.reports import certificate_figures, certificate_report
 
 QUICK = ["--n-cert", "200", "--levels", "4", "--tile", "4", "--halo", "1", "-n", "3"]
 ALL = {
@@ -69,7 +69,7 @@ def test_a_bare_pass_that_does_not_fit_is_left_out_with_a_word(
 
 @pytest.mark.parametrize("figure", ["radius_figure", "panel"])
 def test_a_figure_that_fails_costs_no_result(figure, photo, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(certificate_report, figure, fail)
+    monkeypatch.setattr(certificate_figures, figure, fail)
     out = tmp_path / "out"
     assert main(["certify", str(photo), "-o", str(out), *QUICK]) == 2
     captured = capsys.readouterr()

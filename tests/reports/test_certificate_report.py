@@ -4,7 +4,7 @@ from synthetic_certificates import made as synthetic
 from torch import nn
 
 from smoothsr import SmoothedSR, metrics
-from smoothsr.reports import certificate_report, figures
+from smoothsr.reports import certificate_figures, certificate_report, figures
 from smoothsr.reports.certificate_report import Questions, answer
 from smoothsr.reports.deviation_report import at_least
 
@@ -98,8 +98,8 @@ def test_each_radius_map_is_computed_once(monkeypatch, tmp_path):
         type(made), "radius_map", lambda *given: calls.append(given[2]) or original(*given)
     )
     answers = answer(made, Questions([0.0, 0.01], 16 / 255, 0.01), made.sr)
-    certificate_report.radius_figure(answers)
-    certificate_report.panel(lr, made.sr, answers)
+    certificate_figures.radius_figure(answers)
+    certificate_figures.panel(lr, made.sr, answers)
     assert calls == ["served", "ideal"]
 
 
@@ -157,7 +157,7 @@ def test_a_void_certificate_claims_nothing():
 def test_figures_show_real_units(tmp_path):
     _, made = certificate(tile=2, halo=1)
     answers = answer(made, Questions([0.01], 16 / 255, 0.01), None)
-    figure = certificate_report.radius_figure(answers)
+    figure = certificate_figures.radius_figure(answers)
     labels = [axis.get_xlabel() for axis in figure.axes]
     assert any("l2 norm" in label for label in labels)
     shown = figure.axes[0].images[0].get_array().data
@@ -171,7 +171,7 @@ def test_no_cell_of_the_panel_is_empty_and_one_is_the_width(with_bare, with_refe
     lr, made = certificate(tile=2, halo=1)
     reference = reference_of(made) if with_reference else None
     answers = answer(made, Questions([0.01], 16 / 255, 0.01, reference), None)
-    panel = certificate_report.panel(lr, made.sr if with_bare else None, answers)
+    panel = certificate_figures.panel(lr, made.sr if with_bare else None, answers)
     cells = [axis for axis in panel.axes if axis.get_title()]
     assert all(axis.images for axis in cells)
     assert len(cells) == 6 + with_bare + with_reference
