@@ -154,7 +154,7 @@ def gray() -> Tensor:
 @pytest.mark.parametrize("options", [{}, {"tile": 3, "halo": 1}, {"seed": 3}])
 @torch.no_grad()
 def test_noise_of_a_pair_cancels_in_a_linear_network(batch_size, options):
-    net, lr = LinearSR(channels=3), gray()
+    net, lr = LinearSR(channels=3), gray().repeat(1, 1, 4, 4)
     clean = SmoothedSR(net, 1e-9, 1, **{**options, "seed": None})(lr)
     paired, odd = (
         SmoothedSR(net, 0.05, n, "mean", batch_size=batch_size, **options)(lr) for n in (6, 7)
