@@ -80,3 +80,14 @@ def test_pixel_scope_says_nothing_of_images():
 def test_questions_out_of_range(ask, message):
     with pytest.raises(ValueError, match=message):
         ask(made())
+
+
+def test_the_network_is_tried_on_patches_as_it_will_get_them():
+    class Seen(LinearSR):
+        def forward(self, x):
+            shapes.add((*x.shape[2:],))
+            return super().forward(x)
+
+    shapes = set()
+    SmoothedSR(Seen(), 0.05, 3, tile=2, halo=1).certify(torch.full((1, 1, 4, 4), 0.5), n=40)
+    assert shapes == {(4, 4)}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from synthetic_certificates import made
 
 from smoothsr import SmoothedSR, attacks
 from smoothsr.attacks.views import serve
@@ -168,3 +169,18 @@ def test_judge_refuses_another_shape():
     case = prepare("LinearSR", 0)
     with pytest.raises(ValueError, match="output must be"):
         judge(case.certificate, torch.zeros(1, 1, 8, 8), torch.zeros(1, 1, 8, 8))
+
+
+def test_values_at_once_are_held_against_the_bounds_of_the_whole_image():
+    certificate = made()
+    output = (certificate.sr + 0.03).clamp(0, 1)
+    verdict = judge(certificate, torch.zeros(1, *certificate.lr_shape), output, beta=0.05)
+    expected = {}
+    for per in ("value", "image"):
+        lower, upper = certificate.bounds(0.0, beta=0.05, per=per)
+        value = (output * 255).round() / 255
+        bounded = (lower > 0) | (upper < 1)
+        expected[per] = int(bounded.sum()), int(((value < lower) | (value > upper)).sum())
+    assert (verdict.bounded, int(verdict.outside.sum())) == expected["value"]
+    assert (verdict.bounded_at_once, verdict.outside_at_once) == expected["image"]
+    assert expected["value"] != expected["image"]

@@ -181,3 +181,15 @@ def test_no_cell_of_the_panel_is_empty_and_one_is_the_width(with_bare, with_refe
     assert width.images[0].get_array().data == pytest.approx(steps, abs=1e-4)
     figures.save_figure(panel, tmp_path / "panel.png")
     assert [path.name for path in tmp_path.iterdir()] == ["panel.png"]
+
+
+def test_the_legend_says_with_what_the_collective_bound_compares():
+    net = nn.Upsample(scale_factor=2, mode="nearest").eval()
+    lr = torch.rand(1, 3, 6, 8, generator=torch.Generator().manual_seed(0))
+    mean = SmoothedSR(net, 0.05, agg="mean", tile=2, halo=1).certify(lr, n=60, levels=4)
+    of_mean, of_median = (
+        certificate_report.sections(answer(each, Questions([0.01], 16 / 255, 0.01), None))[-1]
+        for each in (mean, synthetic())
+    )
+    assert "collective: the attacked output against the ideal mean without an attack" in of_mean
+    assert "collective: the same, with one attack that all tiles share" in of_median
