@@ -36,3 +36,10 @@ def test_a_start_without_any_part_in_the_top_direction_is_found_out():
 def test_matrices_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="NaN or infinite"):
         largest_eigenvalue(torch.full((2, 2), math.nan, dtype=torch.float64))
+
+
+def test_what_the_factorization_may_be_off_by_is_counted(monkeypatch):
+    monkeypatch.setattr(eigenvalue, "_lanczos", lambda _: 3.0)
+    matrix = torch.diag(torch.tensor([1.0, 2.0, 3.0, 0.5], dtype=torch.float64))
+    units = (largest_eigenvalue(matrix) / (3.0 * 1.001) - 1) / torch.finfo(torch.float64).eps
+    assert units == pytest.approx(25, abs=2)
