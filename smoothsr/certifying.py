@@ -1,5 +1,6 @@
 """How one image is certified: what is tried of the network, what is drawn, and what is recorded."""
 
+import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -12,10 +13,12 @@ from smoothsr.certificates.evidence import Evidence, Request, values_at_once
 from smoothsr.certificates.gathering import Wanted, gather, gather_by_parts, require_same_network
 from smoothsr.certificates.looks import Enough, counted, plan, until_enough
 from smoothsr.certificates.options import Agg
+from smoothsr.engine import memory
 from smoothsr.engine.arguments import rank_of
-from smoothsr.engine.draws import Progress, completed
-from smoothsr.engine.independence import require_independence
+from smoothsr.engine.draws import Network, completed
+from smoothsr.engine.independence import agree, require_independence
 from smoothsr.engine.precision import precision_of, precision_text
+from smoothsr.engine.side_by_side import Progress
 from smoothsr.engine.tiles import ratio
 from smoothsr.files.digests import digest, fingerprint
 from smoothsr.files.parts import NotLastError, Parts
@@ -23,7 +26,9 @@ from smoothsr.files.parts import NotLastError, Parts
 if TYPE_CHECKING:
     from smoothsr.smoothing import SmoothedSR
 
-__all__ = ["Certifying"]
+__all__ = ["ASIDE", "Certifying"]
+
+ASIDE = 1 / 8  # of the memory that may be taken, for what threads side by side hold of their own
 
 
 @dataclass(frozen=True)
@@ -35,7 +40,8 @@ class Certifying:
         lr: One image (1,C,h,w) in [0, 1].
         seed: Of draws that void every claim; None for fresh ones.
         parts: Files that keep what is drawn; None: nothing is kept.
-        probe: The output of the first patch, on which the network was tried.
+        patch: The first patch (1,C,h,w), on which the network was tried.
+        probe: Its output.
         output_shape: (C,H,W) of the image's output.
     """
 
@@ -43,6 +49,7 @@ class Certifying:
     lr: Tensor
     seed: int | None
     parts: Parts | None
+    patch: Tensor
     probe: Tensor
     output_shape: tuple[int, ...]
 
@@ -62,7 +69,7 @@ class Certifying:
         probe = require_independence(smoothed.base, patch, precision_of(lr), most)
         scale = ratio((*patch.shape[2:],), (*probe.shape[2:],))
         shape = (probe.shape[1], scale * lr.shape[2], scale * lr.shape[3])
-        return cls(smoothed, lr, seed, parts, probe, shape)
+        return cls(smoothed, lr, seed, parts, patch, probe, shape)
 
     def planned(self, request: Request) -> Request:
         """Replace the number of draws by the one that the image needs, on which processes agree."""
@@ -135,7 +142,7 @@ class Certifying:
         if served is None:
             serving = smoothed.sampler(smoothed.base, lr, smoothed.seed, smoothed.antithetic)
         rank = rank_of(smoothed.agg, smoothed.n)
-        wanted = Wanted(evidence, sampler, serving, smoothed.n, rank)
+        wanted = Wanted(evidence, sampler, serving, smoothed.n, rank, self._networks)
         if self.parts:
             key = smoothed.key(lr, request, self.seed)
             require_same_network(self.parts, key, self.probe, precision_of(lr))
@@ -143,6 +150,26 @@ class Certifying:
         else:
             gather(wanted, progress=progress)
         return evidence
+
+    def _networks(self, most: int, held: float) -> list[Network]:
+        """Return base predictors for at most so many threads, each of which holds so many bytes:
+        the smoother's own, and such of copies of its networks. A network that can't be copied, or
+        whose copy does something else, has one thread.
+        """
+        smoothed = self.smoothed
+        weights = sum(each.nbytes for each in (*smoothed.parameters(), *smoothed.buffers()))
+        room = ASIDE * memory.room(smoothed.memory, self.lr.device)
+        networks: list[Network] = [smoothed.base]
+        while len(networks) < min(most, 1 + room // (held + weights)):
+            try:
+                other = copy.deepcopy(smoothed, {id(smoothed.batching): smoothed.batching})
+                found = other.base(self.patch.clone())
+            except Exception:  # of any kind: a network is anybody's code
+                return [smoothed.base]
+            if not agree(found, self.probe, precision_of(self.lr)):
+                return [smoothed.base]
+            networks.append(other.base)
+        return networks
 
     def _recorded(self, alpha: float, looks: int, evidence: Evidence) -> Certificate:
         """Record what the draws of one of the looks have shown, which share alpha."""

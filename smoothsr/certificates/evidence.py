@@ -4,8 +4,10 @@ One failure probability alpha is shared: half for the levels and half for the sp
 are asked for.
 """
 
+import copy
 import math
 from collections.abc import Iterable
+from threading import Lock
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,16 +18,18 @@ from smoothsr.certificates.options import Kind, Scope
 from smoothsr.certificates.spectrum import spectrum
 from smoothsr.engine.draws import Observer
 from smoothsr.engine.moments import (
+    BLOCK,
     BandMoments,
     Moments,
     mean_of,
     moments_of_band,
     moments_of_tile,
 )
-from smoothsr.engine.quantiles import Quantiles
+from smoothsr.engine.quantiles import DIRECT, Quantiles
 from smoothsr.engine.tiles import Tile, output_slices
+from smoothsr.metrics import to_8bit
 
-__all__ = ["Evidence", "Request", "levels_alpha", "pilot_count", "values_at_once"]
+__all__ = ["Evidence", "Request", "levels_alpha", "pilot_count", "tile_bytes", "values_at_once"]
 
 PILOT_SHARE = 0.1  # of the draws
 PILOTS = 10, 200  # at least and at most so many, as far as there are twice as many draws
@@ -57,6 +61,15 @@ def pilot_count(n: int) -> int:
     return max(1, min(max(round(PILOT_SHARE * n), least), most, n // 2))
 
 
+def tile_bytes(values: int, n: int, levels: int) -> float:
+    """Count the bytes of n draws of a tile of so many values: in 8 bits or as histograms, their
+    levels, and for a spectrum in float32 or as second moments.
+    """
+    steps = values * (min(n, DIRECT) + (1024 if n > DIRECT else 0))
+    moments = 4 * values * min(n, max(values, BLOCK)) * 4 / 3 + 16 * min(n, values) ** 2
+    return steps + 2 * levels * values + moments
+
+
 Shown = dict[str, np.ndarray]
 """What the draws of one tile have shown."""
 
@@ -85,11 +98,27 @@ class Evidence:
         self.served = np.empty((1, *output_shape), np.uint8) if served is None else served
         self._quantiles: Quantiles | None = None
         self._moments: Moments | None = None
+        self._whole, self._lock = self, Lock()
         if request.kind != "spectral":
             self._watch_levels(lr)
         if request.kind != "levels":
             sides = (lr.shape[2], lr.shape[3])
             self._moments = Moments(request.n, pilot_count(request.n), sides)
+
+    def beside(self) -> "Evidence":
+        """Return an observer of other tiles, which are drawn at the same time: what it keeps is
+        kept here.
+        """
+        other = copy.copy(self)
+        if self._quantiles:
+            other._quantiles = self._quantiles.beside()
+        if self._moments:
+            other._moments = self._moments.beside()
+        return other
+
+    def serve(self, tile: Tile, output: Tensor) -> None:
+        """Keep the served output (1,C,H,W) of a tile, values in [0, 1]."""
+        self.served[self._slices(tile)] = to_8bit(output).byte().cpu().numpy()
 
     @property
     def needs_draws(self) -> bool:
@@ -103,7 +132,7 @@ class Evidence:
 
     def finish(self, tile: Tile) -> None:
         """Keep what the draws of the current tile have shown."""
-        self.put(tile, self.take(tile))
+        self._whole.put(tile, self.take(tile))
 
     def take(self, tile: Tile) -> Shown:
         """Return what the draws of the current tile have shown, and forget them."""
@@ -143,12 +172,13 @@ class Evidence:
         return shown | {name: np.concatenate(found, -2) for name, found in rows.items() if found}
 
     def put(self, tile: Tile, shown: Shown) -> None:
-        """Keep what `take` returned of the next tile."""
-        self.served[self._slices(tile)] = shown["served"]
-        if self._quantiles:
-            self._quantiles.put(tile, shown["ranks"])
-        if self._moments:
-            self._moments.put(tile, shown["moments"], shown["mean"])
+        """Keep what `take` returned of a tile."""
+        with self._lock:
+            self.served[self._slices(tile)] = shown["served"]
+            if self._quantiles:
+                self._quantiles.put(tile, shown["ranks"])
+            if self._moments:
+                self._moments.put(tile, shown["moments"], shown["mean"])
 
     def fields(self) -> dict[str, Any]:
         """The fields of a `Certificate` that the draws fill."""

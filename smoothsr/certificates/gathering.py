@@ -2,7 +2,8 @@
 the tiles or the draws.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -11,13 +12,13 @@ from torch import Tensor
 
 from smoothsr.certificates.band_parts import BandParts, bands_of
 from smoothsr.certificates.draw_parts import DrawParts, served_parts, share_draws
-from smoothsr.certificates.evidence import Evidence
+from smoothsr.certificates.evidence import Evidence, tile_bytes
 from smoothsr.certificates.tile_parts import TileParts
 from smoothsr.engine import draws
-from smoothsr.engine.draws import NotFiniteError, Observer, Progress, Sampler
+from smoothsr.engine.draws import Network, NotFiniteError, Sampler
 from smoothsr.engine.independence import rounding
+from smoothsr.engine.side_by_side import Progress, in_shares, most_threads
 from smoothsr.files.parts import Parts
-from smoothsr.metrics import to_8bit
 
 __all__ = ["Wanted", "gather", "gather_by_parts", "require_same_network"]
 
@@ -31,6 +32,8 @@ class Wanted(NamedTuple):
         serving: Makes the served ones, of the same tiles; None where evidence has their output.
         n_serve: How many of these.
         rank: The rank of them that is served, None for the mean.
+        networks: Gives base predictors that may run side by side, at most so many, each for tiles
+            whose draws take so many bytes; None: the samplers' own, in one thread.
     """
 
     evidence: Evidence
@@ -38,28 +41,69 @@ class Wanted(NamedTuple):
     serving: Sampler | None
     n_serve: int
     rank: int | None
+    networks: Callable[[int, float], Sequence[Network]] | None = None
 
 
 def gather(
-    wanted: Wanted, observer: Observer | None = None, progress: Progress | None = None
+    wanted: Wanted,
+    observer: Evidence | TileParts | None = None,
+    progress: Progress | None = None,
 ) -> None:
-    """Serve the sampler's tiles, and show their certification draws.
+    """Serve the sampler's tiles, and show their certification draws, some tiles side by side.
 
     Args:
         wanted: What is to be drawn.
         observer: Is shown them; None is the evidence itself.
         progress: Called after each batch of certification draws.
     """
-    evidence, sampler = wanted.evidence, wanted.sampler
-    observer = observer or evidence
-    if not sampler.tiles:
+    observer, tiles = observer or wanted.evidence, wanted.sampler.tiles
+    if not tiles:
         return
+    networks = _networks(wanted)
+    if len(networks) < 2:
+        _gather(wanted, observer, progress)
+        return
+    work = partial(_gather_some, wanted, observer)
+    total = wanted.evidence.request.n * len(tiles)
+    in_shares(work, networks, len(tiles), progress, total)
+
+
+def _gather_some(
+    wanted: Wanted,
+    observer: Evidence | TileParts,
+    network: Network,
+    places: Sequence[int],
+    progress: Progress,
+) -> None:
+    """Gather some of the sampler's tiles, by a network of their own."""
+    some = wanted._replace(
+        sampler=wanted.sampler.only(places).by(network),
+        serving=wanted.serving and wanted.serving.only(places).by(network),
+    )
+    _gather(some, observer.beside(), progress)
+
+
+def _gather(wanted: Wanted, observer: Evidence | TileParts, progress: Progress | None) -> None:
+    """Gather the sampler's tiles in this thread."""
     _serve(wanted)
-    if evidence.needs_draws:
-        draws.observe(sampler, evidence.request.n, [observer], progress)
+    if wanted.evidence.needs_draws:
+        draws.observe(wanted.sampler, wanted.evidence.request.n, [observer], progress)
         return
-    for tile in sampler.tiles:
+    for tile in wanted.sampler.tiles:
         observer.finish(tile)
+
+
+def _networks(wanted: Wanted) -> Sequence[Network]:
+    """Base predictors for tiles that are drawn side by side; none for one thread."""
+    sampler, evidence = wanted.sampler, wanted.evidence
+    tiles, batching = sampler.tiles, sampler.batching
+    if len(tiles) < 2 or wanted.networks is None or batching.steady:  # compiled for one thread
+        return ()
+    most = min(most_threads(sampler.lr.device), len(tiles))
+    if batching.most:
+        most = min(most, batching.most // (batching.batch_size or 1))
+    request, values = evidence.request, evidence.served.size // len(tiles)
+    return wanted.networks(most, tile_bytes(values, request.n, request.levels))
 
 
 def gather_by_parts(
@@ -118,10 +162,8 @@ def require_same_network(parts: Parts, key: str, probe: Tensor, precision: torch
 def _serve(wanted: Wanted) -> None:
     """Serve the sampler's tiles, unless the evidence has their output."""
     if wanted.serving:
-        served = draws.smooth(wanted.serving, wanted.n_serve, wanted.rank).to(
-            wanted.sampler.lr.dtype
-        )
-        wanted.evidence.served[...] = to_8bit(served).byte().cpu().numpy()
+        for tile, output in draws.statistics(wanted.serving, wanted.n_serve, wanted.rank):
+            wanted.evidence.serve(tile, output.to(wanted.sampler.lr.dtype))
 
 
 def _gather_by_parts(wanted: Wanted, parts: Parts, key: str, progress: Progress | None) -> None:
@@ -135,7 +177,8 @@ def _gather_by_parts(wanted: Wanted, parts: Parts, key: str, progress: Progress 
     # What an earlier run has drawn is gone on with, however many processes there are now.
     begun = any(each.begun for each in kept)
     if not tiles.begun and (parts.ranks > len(sampler.tiles) or begun):
-        _gather_by_draws(wanted._replace(sampler=shared, serving=serving), kept, progress)
+        drawn = wanted._replace(sampler=shared, serving=serving, networks=None)
+        _gather_by_draws(drawn, kept, progress)
         return
     share = tiles.share()
     mine = wanted._replace(

@@ -2,6 +2,7 @@
 and that goes on where it was.
 """
 
+import copy
 from collections.abc import Sequence
 
 from torch import Tensor
@@ -26,6 +27,12 @@ class TileParts:
     def __init__(self, evidence: Evidence, parts: Parts, key: str, tiles: Sequence[Tile]) -> None:
         self.evidence, self.parts = evidence, parts
         self.names = {tile: f"{key}_tile_{place}" for place, tile in enumerate(tiles)}
+
+    def beside(self) -> "TileParts":
+        """Return an observer of other tiles, which are drawn at the same time."""
+        other = copy.copy(self)
+        other.evidence = self.evidence.beside()
+        return other
 
     @property
     def begun(self) -> bool:

@@ -11,12 +11,12 @@ from torch import Tensor
 
 from smoothsr import SmoothedSR
 from smoothsr.attacks.gradient_memory import patches
+from smoothsr.certificates.evidence import tile_bytes
+from smoothsr.certifying import ASIDE
 from smoothsr.cli.errors import UserError
 from smoothsr.engine import memory
 from smoothsr.engine.batching import Batching
 from smoothsr.engine.memory import Demand
-from smoothsr.engine.moments import BLOCK
-from smoothsr.engine.quantiles import DIRECT
 from smoothsr.smoothing import variant
 
 __all__ = ["bare_output", "certifying_bytes", "fitted"]
@@ -32,10 +32,8 @@ def certifying_bytes(demand: Demand, tile: int | None, n_cert: int, levels: int)
     height, width = demand.sides
     whole = demand.values * height * width
     kept = demand.values * min(height, tile or height) * min(width, tile or width)
-    draws = min(n_cert, DIRECT) + (1024 if n_cert > DIRECT else 0)
-    stored = 2 * levels * (whole + kept)
-    moments = 4 * kept * min(n_cert, max(kept, BLOCK)) * 4 / 3 + 16 * min(n_cert, kept) ** 2
-    return max(demand.held(tile), kept * draws + stored + moments + ANSWERS * whole)
+    stored = 2 * levels * whole + ANSWERS * whole
+    return max(demand.held(tile), tile_bytes(kept, n_cert, levels) + stored)
 
 
 def fitted(
@@ -64,7 +62,8 @@ def fitted(
             f"{lr.shape[3]}x{lr.shape[2]} pixels would take {needed / 2**30:.1f} GiB of memory, "
             f"and {max(room, 0) / 2**30:.1f} GiB are free: {advice}"
         )
-    smoothed.batching.most = memory.fitting(each, room - taken)
+    # Of what threads side by side hold, each of its own, a part was counted.
+    smoothed.batching.most = max(1, memory.fitting(each, (1 - ASIDE) * room - taken))
     return smoothed
 
 

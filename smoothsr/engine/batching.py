@@ -9,6 +9,7 @@ depend on the clock.
 """
 
 import math
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -28,7 +29,9 @@ FAR = 1.5  # times as slow as the best: larger batches are not tried either
 RENEW = 500  # batches after which plans are timed anew, since what else a machine does changes
 TRIALS = 3  # times that a plan is timed at first, which includes its kernels' preparation once
 KEPT = 9  # times of a plan that are kept; the newest ones, so that a lucky trial is found out
-LARGEST = 2**17  # pixels of a batch, beyond which a processor's caches are full
+LARGEST = 2**17  # pixels that are run at a time, beyond which a processor's caches are full
+
+_LOCK = threading.Lock()  # of what threads side by side find out together
 
 
 class Kind(NamedTuple):
@@ -37,6 +40,7 @@ class Kind(NamedTuple):
     shape: tuple[int, ...]  # (C,h,w) of a patch
     dtype: torch.dtype
     device: torch.device
+    among: int = 1  # passes side by side
 
 
 class Plan(NamedTuple):
@@ -132,15 +136,11 @@ class Batching:
         Returns:
             f's outputs (b,...), b at least 1 and at most len(draws).
         """
-        self._batches += 1
-        if self._batches % RENEW == 0 and not self._untimed:
-            self._trials.clear()
         key = (kind, torch.is_grad_enabled(), self._untimed)
         while True:
-            if key not in self._trials:
-                self._trials[key] = Trials(self._first(kind, len(draws)))
-            trials = self._trials[key]
-            plan = self._plan(kind, trials, len(draws))
+            with _LOCK:
+                trials = self._known(key, len(draws))
+                plan = self._plan(kind, trials, len(draws))
             exact = self.batch_size or torch.are_deterministic_algorithms_enabled()
             size = plan.size if exact else _even(plan.size, len(draws))
             try:
@@ -150,22 +150,38 @@ class Batching:
                 start = clock(batch.device)
                 outputs = f(batch)
             except (RuntimeError, MemoryError) as error:
-                self._fail(plan, trials, error)
+                with _LOCK:
+                    self._fail(plan, trials, error)
                 continue
-            if 2 * len(batch) > plan.size:  # a far shorter one tells nothing about its plan
-                trials.add(plan, (clock(batch.device) - start) / len(batch))
-            self.draws += len(outputs)
+            seconds = clock(batch.device) - start
+            with _LOCK:
+                self._count(len(outputs))
+                if 2 * len(batch) > plan.size:  # a far shorter one tells nothing about its plan
+                    trials.add(plan, seconds / len(batch))
             return outputs
 
     @property
     def limit(self) -> int | None:
         """The most draws that a pass may take; None: as many as are fastest."""
-        return min((most for most in (self.batch_size, self.most) if most), default=None)
+        return self._limit(1)
 
     @property
     def _untimed(self) -> bool:
         """Whether no plan may be chosen by the clock."""
         return self.steady or torch.are_deterministic_algorithms_enabled()
+
+    def _known(self, key: tuple[Kind, bool, bool], remaining: int) -> Trials:
+        """What is known of a kind of patches."""
+        if key not in self._trials:
+            self._trials[key] = Trials(self._first(key[0], remaining))
+        return self._trials[key]
+
+    def _count(self, draws: int) -> None:
+        """Take note of a batch; after many of them what is known is out of date."""
+        self.draws += draws
+        self._batches += 1
+        if self._batches % RENEW == 0 and not self._untimed:
+            self._trials.clear()
 
     def _first(self, kind: Kind, remaining: int) -> int:
         """How many draws to begin with."""
@@ -178,7 +194,7 @@ class Batching:
 
     def _plan(self, kind: Kind, trials: Trials, remaining: int) -> Plan:
         """Choose the plan to try next, or the best of those tried."""
-        first = min(trials.first, self.limit or trials.first)
+        first = min(trials.first, self._limit(kind.among) or trials.first)
         if self._untimed:
             return self._layouts(first, trials)[-1]  # channels_last, which is most often faster
         if self.batch_size:
@@ -194,10 +210,15 @@ class Batching:
 
     def _most(self, kind: Kind) -> float:
         """The most draws in a batch that are worth trying."""
-        within = self.most or math.inf
+        within = self._limit(kind.among) or math.inf
         if kind.device.type != "cpu":
             return within
-        return min(within, max(1, LARGEST // math.prod(kind.shape[1:])))
+        return min(within, max(1, LARGEST // kind.among // math.prod(kind.shape[1:])))
+
+    def _limit(self, among: int) -> int | None:
+        """The most draws that each of so many passes at the same time may take."""
+        within = self.most and max(1, self.most // among)
+        return min((most for most in (self.batch_size, within) if most), default=None)
 
     def _candidates(self, layouts: Sequence[Plan], most: float, trials: Trials) -> Iterator[Plan]:
         """Yield plans worth trying, given what is known: the layouts, then doubled sizes in the

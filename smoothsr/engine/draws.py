@@ -21,6 +21,7 @@ from smoothsr.engine import lattice, noise
 from smoothsr.engine.batching import Batching, Kind
 from smoothsr.engine.noise import Noise
 from smoothsr.engine.order_statistics import order_statistics
+from smoothsr.engine.side_by_side import Progress, among
 from smoothsr.engine.tiles import Tile, output_slice, output_slices, ratio
 
 __all__ = [
@@ -33,14 +34,13 @@ __all__ = [
     "observe",
     "require_finite",
     "smooth",
+    "statistics",
 ]
 
 Network = Callable[[Tensor, Tensor], Tensor]
 """A base predictor: (noisy patches (b,C,h,w), standard deviation of their noise) to outputs
 (b,C,s*h,s*w). The deviation is (b,1,h,w), or of no axes where all pixels have the same.
 """
-Progress = Callable[[int, int], None]
-"""(draws done, draws in all), counted over tiles."""
 
 
 class NotFiniteError(ValueError):
@@ -92,7 +92,14 @@ class Sampler:
     def only(self, places: Sequence[int]) -> "Sampler":
         """Return the sampler of some of the tiles, whose noise is what it was among all."""
         other = copy.copy(self)
-        other.tiles, other.places = [self.tiles[place] for place in places], places
+        other.tiles = [self.tiles[place] for place in places]
+        other.places = [self.places[place] for place in places]
+        return other
+
+    def by(self, f: Network) -> "Sampler":
+        """Return the sampler of the same tiles whose draws another predictor makes."""
+        other = copy.copy(self)
+        other.f = f
         return other
 
     def after(self, first: int) -> "Sampler":
@@ -119,7 +126,7 @@ class Sampler:
         while done < total:
             rows, columns = self.tiles[0]
             sides = (len(rows.gather), len(columns.gather))
-            kind = Kind((self.lr.shape[1], *sides), self.lr.dtype, self.lr.device)
+            kind = Kind((self.lr.shape[1], *sides), self.lr.dtype, self.lr.device, among())
             make = partial(self._noisy, n)
             outputs = self.batching.run(kind, range(done, total), make, partial(self._run, n, done))
             parts = [*by_tile(range(done, done + len(outputs)), n)]
@@ -199,11 +206,9 @@ def smooth(sampler: Sampler, n: int, rank: int | None, progress: Progress | None
     Returns:
         (1,C,s*h,s*w), through which gradients flow.
     """
-    tiles = sampler.tiles
     parts = list[Tensor]()
     result: Tensor | None = None
-    for tile, outputs in _tile_by_tile(sampler, n, progress):
-        value = _mean(outputs, n) if rank is None else _ranked(outputs, n, rank)
+    for tile, value in statistics(sampler, n, rank, progress):
         if value.requires_grad:
             parts.append(value)
             continue
@@ -212,7 +217,15 @@ def smooth(sampler: Sampler, n: int, rank: int | None, progress: Progress | None
             height, width = (scale * side for side in sampler.lr.shape[2:])
             result = value.new_empty((*value.shape[:2], height, width))
         result[(..., *output_slices(tile, scale))] = value
-    return _joined(parts, tiles) if result is None else result
+    return _joined(parts, sampler.tiles) if result is None else result
+
+
+def statistics(
+    sampler: Sampler, n: int, rank: int | None, progress: Progress | None = None
+) -> Iterator[tuple[Tile, Tensor]]:
+    """Yield each tile with the statistic (1,C,H,W) of its n draws that `smooth` computes."""
+    for tile, outputs in _tile_by_tile(sampler, n, progress):
+        yield tile, _mean(outputs, n) if rank is None else _ranked(outputs, n, rank)
 
 
 def _tile_by_tile(

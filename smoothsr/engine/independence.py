@@ -11,7 +11,7 @@ from torch import Tensor
 
 from smoothsr.engine.batching import out_of_memory
 
-__all__ = ["require_independence", "rounding"]
+__all__ = ["agree", "require_independence", "rounding"]
 
 FLOOR = 1e-4  # root mean square difference, in [0, 1], that float32 never reaches by rounding
 ROUNDINGS = 4  # so many rounding errors of a lower precision may separate two runs
@@ -71,6 +71,11 @@ def rounding(precision: torch.dtype) -> float:
     differ.
     """
     return max(FLOOR, ROUNDINGS * torch.finfo(precision).eps)
+
+
+def agree(first: Tensor, second: Tensor, precision: torch.dtype) -> bool:
+    """Whether two outputs (b,C,H,W) differ by no more than rounding does."""
+    return first.shape == second.shape and _distance(first, second) <= rounding(precision)
 
 
 def _distance(first: Tensor, second: Tensor) -> float:

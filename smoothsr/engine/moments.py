@@ -242,12 +242,16 @@ class Moments:
         if not 1 <= pilots < n:
             raise ValueError(f"pilots must be from 1 to n - 1 = {n - 1}, got {pilots}")
         self.n, self.pilots, self.lr_sides = n, pilots, lr_sides
-        self._rows: list[list[float]] = []
+        self._rows: dict[Tile, list[float]] = {}
         self._mean: np.ndarray | None = None
         self._shape: tuple[int, ...] = ()
         self._first: list[Tensor] = []
         self._sum: MomentSum | None = None
         self._total: Tensor | float = 0.0
+
+    def beside(self) -> "Moments":
+        """Return an observer of as many draws for tiles that are drawn at the same time."""
+        return Moments(self.n, self.pilots, self.lr_sides)
 
     def add(self, outputs: Tensor) -> None:
         """Take draws (b,C,H,W) of the current tile, values in [0, 1]."""
@@ -281,10 +285,10 @@ class Moments:
         return row, mean
 
     def put(self, tile: Tile, row: np.ndarray, mean: np.ndarray) -> None:
-        """Keep what `take` returned of the next tile."""
+        """Keep what `take` returned of a tile."""
         # Numbers alone: what shares memory with a tile's draws would keep them, and small pieces
         # all over the heap keep what lies between them from being used again.
-        self._rows.append(row.tolist())
+        self._rows[tile] = row.tolist()
         scale = mean.shape[-1] // (tile.columns.stop - tile.columns.start)
         if self._mean is None:
             height, width = (scale * side for side in self.lr_sides)
@@ -300,8 +304,9 @@ class Moments:
 
     @property
     def tiles(self) -> TileMoments:
-        """The moments of all tiles, in their order."""
-        return TileMoments(self.n - self.pilots, *np.array(self._rows).T)
+        """The moments of all tiles, row by row of the grid."""
+        rows = [self._rows[tile] for tile in sorted(self._rows)]
+        return TileMoments(self.n - self.pilots, *np.array(rows).T)
 
     def _begin(self) -> None:
         """Fix the centre, once the pilot draws are there."""

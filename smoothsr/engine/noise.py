@@ -7,6 +7,7 @@ read or changed.
 """
 
 import secrets
+import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -93,14 +94,16 @@ def sigma_text(sigma: float) -> str:
 
 
 def _fresh(device: torch.device, dtype: torch.dtype) -> Source:
-    generator = (
-        np.random.default_rng()
-        if device.type == "cpu"
-        else torch.Generator(device).manual_seed(secrets.randbits(63))
-    )
+    own = threading.local()  # a generator for each thread, which would wait for each other's
 
     def draw(_tile: int, draws: range, shape: tuple[int, ...]) -> Tensor:
-        return _normal(generator, (len(draws), *shape), device, dtype)
+        if not hasattr(own, "generator"):
+            own.generator = (
+                np.random.default_rng()
+                if device.type == "cpu"
+                else torch.Generator(device).manual_seed(secrets.randbits(63))
+            )
+        return _normal(own.generator, (len(draws), *shape), device, dtype)
 
     return draw
 

@@ -4,12 +4,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from smoothsr.adapters.transparent import Transparent
 from smoothsr.engine.batching import Batching, clock
+from smoothsr.engine.side_by_side import among
 
 __all__ = ["Batch", "Passes", "Watched"]
 
@@ -27,7 +29,7 @@ class Passes:
 
     Attributes:
         batches: How many batches of each kind were run, whatever for.
-        network: Seconds in the network.
+        network: Seconds in the network; of threads side by side, what each has spent on average.
         draws: Passes that were draws, of every tile as many as were asked for.
         drawing: Seconds of drawing, in the network or not.
         network_drawing: Seconds of drawing in the network.
@@ -37,6 +39,17 @@ class Passes:
         self.batches: Counter[Batch] = Counter()
         self.network = self.drawing = self.network_drawing = 0.0
         self.draws = 0
+        self._lock = Lock()
+
+    def __deepcopy__(self, memo: object) -> "Passes":
+        """Return itself: the passes of a network's copies are counted together."""
+        return self
+
+    def add(self, batch: Batch, seconds: float) -> None:
+        """Take note of a batch that a thread has run."""
+        with self._lock:
+            self.network += seconds / among()
+            self.batches[batch] += 1
 
     @property
     def count(self) -> int:
@@ -74,8 +87,8 @@ class Watched(Transparent):
         """Run the network on lr (B,C,h,w); one that fails is not counted."""
         start = clock(lr.device)
         sr = self.network(lr)
-        self.passes.network += clock(lr.device) - start
-        self.passes.batches[Batch(lr.shape[2], lr.shape[3], len(lr))] += 1
+        seconds = clock(lr.device) - start
+        self.passes.add(Batch(lr.shape[2], lr.shape[3], len(lr)), seconds)
         return sr
 
     def __repr__(self) -> str:

@@ -32,6 +32,10 @@ class Quantiles:
         self._tile: _Draws | None = None
         self._result: np.ndarray | None = None
 
+    def beside(self) -> "Quantiles":
+        """Return an observer of the same ranks for tiles that are drawn at the same time."""
+        return Quantiles(self.n, self.ranks, self.lr)
+
     def add(self, outputs: Tensor) -> None:
         """Take draws (b,C,H,W) of the current tile, values in [0, 1]."""
         self._tile = self._tile or _Draws(self.n, outputs[0])

@@ -152,8 +152,8 @@ def test_each_look_has_draws_of_its_own():
 
 
 def test_the_output_is_served_once(monkeypatch):
-    calls, real = [], draws.smooth
-    monkeypatch.setattr(draws, "smooth", lambda *args: calls.append(args[1]) or real(*args))
+    calls, real = [], draws.statistics
+    monkeypatch.setattr(draws, "statistics", lambda *args: calls.append(args[1]) or real(*args))
     outputs = []
     found = looked(
         lambda certificate: outputs.append(certificate.sr), smoothed=smoother(agg="median")

@@ -1,0 +1,239 @@
+"""Tiles that threads draw side by side make the certificate of one thread, whatever networks do."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+from oracles import LinearSR
+from shared_certificates import LR, certified, same, smoother
+
+from smoothsr import SmoothedSR, certifying
+from smoothsr.certificates import gathering
+from smoothsr.engine import draws
+from smoothsr.engine.draws import NotFiniteError
+from smoothsr.engine.passes import Passes, Watched
+from smoothsr.files.parts import Parts
+
+TILES = 9
+
+
+@pytest.fixture
+def threads():
+    """Lets torch have as many threads as a test asks for."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
+@pytest.fixture
+def shares(monkeypatch):
+    """The tiles of every share, and the thread that drew it."""
+    found, real = [], draws.observe
+
+    def observe(sampler, *arguments):
+        found.append((threading.get_ident(), len(sampler.tiles)))
+        return real(sampler, *arguments)
+
+    monkeypatch.setattr(draws, "observe", observe)
+    return found
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("kept", [False, True])
+@pytest.mark.parametrize("kind", ["levels", "spectral", "both"])
+@pytest.mark.parametrize("agg", ["median", "mean"])
+def test_threads_make_the_certificate_of_one(tmp_path, threads, shares, agg, kind, kept):
+    smoothed = smoother(agg=agg, seed=5)
+    alone = certified(smoothed, None, kind=kind)
+    assert [tiles for _, tiles in shares] == [TILES]
+    threads(3)
+    del shares[:]
+    same(alone, certified(smoothed, Parts(tmp_path / "p") if kept else None, kind=kind))
+    assert sum(tiles for _, tiles in shares) == TILES
+    assert {tiles for _, tiles in shares} == {1}
+
+
+@pytest.mark.usefixtures("deterministic")
+def test_threads_serve_what_forward_does(threads):
+    smoothed = smoother(agg="median", seed=5)
+    served = (255 * smoothed(LR)).round().byte()
+    threads(3)
+    assert torch.equal(255 * certified(smoothed, None, kind="spectral").sr, served)
+
+
+def test_each_tile_has_noise_of_its_own(threads):
+    """On a flat image two tiles of equal patches would have equal draws otherwise."""
+    threads(3)
+    flat = torch.full((1, 1, 3, 15), 0.5)
+    certificate = certified(smoother(tile=3), None, lr=flat, seed=None)
+    means = certificate.mean.reshape(6, 5, 6).transpose(1, 0, 2)
+    assert not any(np.array_equal(means[i], means[j]) for i in range(5) for j in range(i))
+
+
+class Keeping(LinearSR):
+    """Keeps its input on itself while it computes, as networks do that were written for one
+    thread.
+    """
+
+    def forward(self, x):
+        self.kept = x
+        time.sleep(0.001)  # in which other threads run
+        return super().forward(self.kept)
+
+
+class Reparameterized(LinearSR):
+    """Makes its weights anew at every pass, as SPAN does."""
+
+    def forward(self, x):
+        self.convolution.weight.data = self.convolution.weight.data.clone()
+        time.sleep(0.001)
+        return super().forward(x)
+
+
+@pytest.mark.usefixtures("deterministic")
+@pytest.mark.parametrize("network", [Keeping, Reparameterized])
+def test_a_network_with_a_state_is_not_shared(threads, shares, network):
+    smoothed = SmoothedSR(network(), 0.05, 3, "mean", tile=3, halo=1, seed=5)
+    alone = certified(smoothed, None)
+    threads(3)
+    del shares[:]
+    same(alone, certified(smoothed, None))
+    assert len({thread for thread, _ in shares}) > 1
+
+
+class Locked(LinearSR):
+    """Can't be copied."""
+
+    def __init__(self):
+        super().__init__()
+        self.lock = threading.Lock()
+
+
+class Counting(LinearSR):
+    """Does something else once it is copied."""
+
+    def __deepcopy__(self, memo):
+        return LinearSR(gain=0.1)
+
+
+@pytest.mark.parametrize("network", [Locked, Counting])
+def test_a_network_without_faithful_copies_has_one_thread(threads, shares, network):
+    threads(3)
+    certified(SmoothedSR(network(), 0.05, 3, "mean", tile=3, halo=1), None)
+    assert [tiles for _, tiles in shares] == [TILES]
+
+
+def test_copies_have_the_denoiser_and_the_weights_of_the_moment(threads):
+    """Not those of an earlier certificate."""
+    threads(2)
+    smoothed = smoother(denoiser="builtin", seed=5)
+    first = certified(smoothed, None)
+    with torch.no_grad():
+        smoothed.model.convolution.bias += 0.1
+    second = certified(smoothed, None)
+    assert abs(second.mean - first.mean - 0.1).max() < 0.02
+
+
+def test_copies_see_what_hooks_do(threads):
+    threads(2)
+    smoothed = smoother()
+    smoothed.model.register_forward_hook(lambda _module, _inputs, output: output / 2)
+    assert certified(smoothed, None).mean.max() < 0.4
+
+
+class Failing(LinearSR):
+    """Fails on dark patches."""
+
+    def forward(self, x):
+        output = super().forward(x)
+        dark = x.mean(dim=(1, 2, 3), keepdim=True) < 0.3
+        return output.masked_fill(dark, float("nan"))
+
+
+def test_an_output_that_is_not_finite_ends_all_threads_and_voids_the_parts(tmp_path, threads):
+    threads(3)
+    smoothed = SmoothedSR(Failing(), 0.05, 3, "mean", tile=3, halo=1)
+    lr, parts = LR.clone(), Parts(tmp_path / "p")
+    lr[..., 3:, 6:] = 0.1
+    for message in ("output has NaN", "was not finite when"):
+        with pytest.raises(NotFiniteError, match=message):
+            certified(smoothed, parts, lr=lr)
+
+
+def test_a_kill_loses_no_tile(tmp_path, threads, shares):
+    threads(3)
+    smoothed, parts, real = smoother(), Parts(tmp_path / "p"), Parts.add
+
+    def die(parts, name, arrays):
+        if len([*parts.folder.glob("*_tile_*")]) >= 4:
+            raise KeyboardInterrupt
+        real(parts, name, arrays)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(Parts, "add", die)
+        with pytest.raises(KeyboardInterrupt):
+            certified(smoothed, parts, seed=None)
+    before = {path: path.read_bytes() for path in parts.folder.glob("*_tile_*")}
+    del shares[:]
+    certified(smoothed, parts, seed=None)
+    assert sum(tiles for _, tiles in shares) == TILES - len(before)
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_passes_of_copies_are_counted_and_their_seconds_shared(threads):
+    threads(3)
+
+    class Slow(LinearSR):
+        def forward(self, x):
+            time.sleep(0.002)
+            return super().forward(x)
+
+    passes = Passes()
+    smoothed = SmoothedSR(Watched(Slow(), passes), 0.05, 3, "mean", tile=3, halo=1)
+    with passes.drawn_by(smoothed.batching):
+        certified(smoothed, None)
+    assert passes.draws == TILES * (300 + 3)
+    assert passes.network_drawing <= passes.drawing
+
+
+def test_threads_hold_a_share_of_the_memory(threads, monkeypatch):
+    threads(8)
+    asked, real = [], certifying.Certifying._networks
+
+    def networks(self, most, held):
+        found = real(self, most, held)
+        asked.append((most, held, len(found)))
+        return found
+
+    monkeypatch.setattr(certifying.Certifying, "_networks", networks)
+    monkeypatch.setattr("smoothsr.engine.memory.free_bytes", lambda _: room)
+    for count in (1, 2, 5):
+        room = 8 * (count - 0.5) * asked[-1][1] if asked else 0
+        certified(smoother(), None)
+    assert [found for _, _, found in asked] == [1, 2, 5]
+
+
+@pytest.mark.parametrize(
+    ("most", "batch", "count"), [(6, None, 6), (6, 2, 3), (6, 4, 1), (2, 1, 2)]
+)
+def test_threads_pass_no_more_at_once_than_fits(threads, monkeypatch, most, batch, count):
+    threads(8)
+    found, real = [], gathering.in_shares
+
+    def in_shares(work, networks, *arguments):
+        found.append(len(networks))
+        real(work, networks, *arguments)
+
+    monkeypatch.setattr(gathering, "in_shares", in_shares)
+    smoothed = smoother(batch_size=batch)
+    smoothed.batching.most = most
+    certified(smoothed, None)
+    assert found == [count] * (count > 1)
+
+
+def test_one_tile_has_one_thread(threads, shares):
+    threads(3)
+    certified(smoother(tile=None), None)
+    assert [tiles for _, tiles in shares] == [1]
