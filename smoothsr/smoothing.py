@@ -348,6 +348,10 @@ class SmoothedSR(Transparent):
         once, for every radius, reference, tolerance and predictor asked of it later. See
         docs/certificates.md and docs/spectral.md.
 
+        On a processor tiles are drawn side by side, by as many copies of the model as torch has
+        threads: see `smoothsr.engine.side_by_side`. A model whose outputs depend on something that
+        copies share, such as a global variable, wants `torch.set_num_threads(1)`.
+
         Args:
             lr: One image (1,C,h,w) in [0, 1].
             n: Draws, always fresh, independent, and never those of forward. "auto" takes as many as

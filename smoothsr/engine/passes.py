@@ -29,7 +29,8 @@ class Passes:
 
     Attributes:
         batches: How many batches of each kind were run, whatever for.
-        network: Seconds in the network; of threads side by side, what each has spent on average.
+        network: Seconds in the network, of threads side by side on average.
+        threads: The most that ran side by side.
         draws: Passes that were draws, of every tile as many as were asked for.
         drawing: Seconds of drawing, in the network or not.
         network_drawing: Seconds of drawing in the network.
@@ -38,7 +39,7 @@ class Passes:
     def __init__(self) -> None:
         self.batches: Counter[Batch] = Counter()
         self.network = self.drawing = self.network_drawing = 0.0
-        self.draws = 0
+        self.draws, self.threads = 0, 1
         self._lock = Lock()
 
     def __deepcopy__(self, memo: object) -> "Passes":
@@ -49,6 +50,7 @@ class Passes:
         """Take note of a batch that a thread has run."""
         with self._lock:
             self.network += seconds / among()
+            self.threads = max(self.threads, among())
             self.batches[batch] += 1
 
     @property

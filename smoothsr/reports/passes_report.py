@@ -35,8 +35,10 @@ def _seconds(passes: Passes) -> str:
     """Tell the seconds of drawing, and of what the network did beside."""
     rest = passes.drawing - passes.network_drawing
     share = 100 * rest / passes.drawing if passes.drawing else 0.0
+    threads = passes.threads
+    each = f", in {threads} threads side by side, each of them on average" if threads > 1 else ""
     return (
-        f"Drawing took {passes.drawing:.2f} s: {passes.network_drawing:.2f} s in the network and "
-        f"{rest:.2f} s, {share:.1f}%, in everything else (a denoiser too). Passes beyond the "
+        f"Drawing took {passes.drawing:.2f} s{each}: {passes.network_drawing:.2f} s in the network "
+        f"and {rest:.2f} s, {share:.1f}%, in everything else (a denoiser too). Passes beyond the "
         f"draws took {passes.network - passes.network_drawing:.2f} s."
     )

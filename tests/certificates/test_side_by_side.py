@@ -12,6 +12,7 @@ from shared_certificates import LR, certified, same, smoother
 from smoothsr import SmoothedSR, certifying
 from smoothsr.certificates import gathering
 from smoothsr.engine import draws
+from smoothsr.engine.batching import Batching
 from smoothsr.engine.draws import NotFiniteError
 from smoothsr.engine.passes import Passes, Watched
 from smoothsr.files.parts import Parts
@@ -195,6 +196,8 @@ def test_passes_of_copies_are_counted_and_their_seconds_shared(threads):
     with passes.drawn_by(smoothed.batching):
         certified(smoothed, None)
     assert passes.draws == TILES * (300 + 3)
+    assert passes.count == passes.draws + 6 + 2  # the trial, and one of each copy
+    assert passes.threads == 3
     assert passes.network_drawing <= passes.drawing
 
 
@@ -231,6 +234,28 @@ def test_threads_pass_no_more_at_once_than_fits(threads, monkeypatch, most, batc
     smoothed.batching.most = most
     certified(smoothed, None)
     assert found == [count] * (count > 1)
+
+
+def test_threads_time_their_passes_for_themselves(threads, monkeypatch):
+    kinds, real = set(), Batching.run
+
+    def run(self, kind, *arguments):
+        kinds.add(kind.among)
+        return real(self, kind, *arguments)
+
+    monkeypatch.setattr(Batching, "run", run)
+    for count in (1, 3):
+        threads(count)
+        certified(smoother(), None)
+    assert kinds == {1, 3}
+
+
+def test_a_compiled_network_has_one_thread(threads, shares):
+    threads(3)
+    smoothed = smoother()
+    smoothed.batching.steady = True
+    certified(smoothed, None)
+    assert [tiles for _, tiles in shares] == [TILES]
 
 
 def test_one_tile_has_one_thread(threads, shares):

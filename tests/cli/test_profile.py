@@ -51,6 +51,19 @@ def test_certify_counts_its_draws_and_those_that_it_serves(photo, tmp_path, caps
     assert int(table(text)["6x6"][0]) == draws + 6
 
 
+def test_threads_side_by_side_are_told(photo, tmp_path, capsys):
+    options = ["--n-cert", 200, "--levels", 4, "-n", 3, "--tile", 4, "--halo", 1, "--profile"]
+    before = torch.get_num_threads()
+    for threads, told in ((1, ": "), (2, ", in 2 threads side by side, each of them on average: ")):
+        torch.set_num_threads(threads)
+        try:
+            text = printed(capsys, "certify", photo, "-o", tmp_path / str(threads), *options)
+        finally:
+            torch.set_num_threads(before)
+        assert re.search(rf"Drawing took [0-9.]+ s{told}[0-9.]+ s in the network", text)
+        assert counts(text)[1] == TILES * (200 + 3)
+
+
 @pytest.mark.parametrize("command", ["upscale", "certify"])
 def test_without_it_nothing_is_counted_or_told(command, photo, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(Watched, "__init__", lambda *_: pytest.fail("the network is watched"))

@@ -515,3 +515,27 @@ def test_the_newest_times_count(simulate):
         settled = predictor.all(batches, 8)
     assert calls[2] > 3 * batching.KEPT
     assert {size for size, _ in settled} == {1}
+
+
+@pytest.mark.parametrize(("most", "largest"), [(40, 8), (7, 1), (None, 16)])
+def test_passes_side_by_side_take_what_one_would(most, largest, simulate):
+    """A fifth each of what fits, and of what is worth trying."""
+    predictor = simulate(lambda size, _: 10 + size)
+    apart = kind(side=32)._replace(among=5)
+    batches = Batching(None, False, most)
+    for _ in range(20):
+        predictor.all(batches, 64, apart)
+    assert max(size for size, _ in predictor.runs) == largest
+    assert batches.limit == most
+
+
+def test_passes_side_by_side_are_measured_for_themselves(simulate):
+    predictor = simulate(lambda size, _: 10 + size)
+    batches = Batching(None, False)
+    for _ in range(10):
+        predictor.all(batches, 21)
+    predictor.seconds = lambda size, _: size**2
+    for _ in range(10):
+        predictor.all(batches, 21, USUAL._replace(among=2))
+    assert {size for size, _ in predictor.all(batches, 21, USUAL._replace(among=2))} == {1}
+    assert [size for size, _ in predictor.all(batches, 21)] == [21]

@@ -181,6 +181,17 @@ def test_batches_go_on_with_the_next_tile_and_draws_come_in_order(n, batch):
         torch.testing.assert_close(first[None], second)
 
 
+def test_some_of_some_tiles_have_the_noise_that_they_have_among_all():
+    tiles = grid(4, 9, 3, 1)
+    every = sampler(image(4, 9), tiles, 5, 2)
+    some = every.only([1, 3, 5]).only([2, 0])
+    assert some.tiles == [tiles[5], tiles[1]]
+    for index, place in enumerate((5, 1)):
+        one = [outputs for at, outputs in some.draws(3) if at == index]
+        other = [outputs for at, outputs in every.draws(3) if at == place]
+        assert torch.equal(torch.cat(one), torch.cat(other))
+
+
 def test_no_two_batches_are_kept():
     """Memory does not grow with the tiles, though a batch reaches over several of them."""
     alive, most = set[int](), []

@@ -170,6 +170,18 @@ def test_an_image_has_a_row_for_each_tile_and_pilots_are_used_for_nothing_else(b
         assert np.allclose(observer.mean[0, :, down, across], draws[pilots:].mean(0), atol=1e-6)
 
 
+def test_tiles_are_in_the_order_of_the_grid_whichever_ended_first():
+    tiles = grid(4, 6, 2, 1)
+    observers = [Moments(3, 1, (4, 6)) for _ in range(2)]
+    for observer, order in zip(observers, (tiles, tiles[::-1]), strict=True):
+        for tile in order:
+            row = np.full(6, 1.0 + tiles.index(tile))
+            observer.put(tile, row, np.zeros((1, 4, 4), np.float32))
+    for one, other in zip(*(observer.tiles for observer in observers), strict=True):
+        assert np.array_equal(one, other)
+    assert observers[1].tiles.top.tolist() == [1, 2, 3, 4, 5, 6]
+
+
 def test_nothing_of_a_tile_is_kept_but_numbers():
     """Tensors that stay, however small, keep memory that grows with the tiles."""
 
