@@ -249,7 +249,8 @@ def measure_certify(name: str, model: nn.Module, args: argparse.Namespace) -> Fo
     parts = patches(size, args.tile, args.halo)
     floor = Floor(model, parts[0], (N + n) * len(parts))
     lr, passes = picture(size), Passes()
-    smoothed = SmoothedSR(Watched(model, passes), SIGMA, N, tile=args.tile, halo=args.halo)
+    cut: dict[str, Any] = {"tile": args.tile, "halo": args.halo, "side_by_side": True}
+    smoothed = SmoothedSR(Watched(model, passes), SIGMA, N, **cut)
     rounds = []
     for _ in range(args.rounds + 1):
         times = {FLOOR: seconds(floor)}

@@ -1,6 +1,5 @@
 """How one image is certified: what is tried of the network, what is drawn, and what is recorded."""
 
-import copy
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, cast
@@ -15,8 +14,9 @@ from smoothsr.certificates.looks import Enough, counted, plan, until_enough
 from smoothsr.certificates.options import Agg
 from smoothsr.engine import memory
 from smoothsr.engine.arguments import rank_of
+from smoothsr.engine.copies import independent_copies
 from smoothsr.engine.draws import Network, completed
-from smoothsr.engine.independence import agree, require_independence
+from smoothsr.engine.independence import require_independence
 from smoothsr.engine.precision import precision_of, precision_text
 from smoothsr.engine.side_by_side import Progress
 from smoothsr.engine.tiles import ratio
@@ -153,23 +153,21 @@ class Certifying:
 
     def _networks(self, most: int, held: float) -> list[Network]:
         """Return base predictors for at most so many threads, each of which holds so many bytes:
-        the smoother's own, and such of copies of its networks. A network that can't be copied, or
-        whose copy does something else, has one thread.
+        the smoother's own, and those of copies.
         """
         smoothed = self.smoothed
         weights = sum(each.nbytes for each in (*smoothed.parameters(), *smoothed.buffers()))
         room = ASIDE * memory.room(smoothed.memory, self.lr.device)
-        networks: list[Network] = [smoothed.base]
-        while len(networks) < min(most, 1 + room // (held + weights)):
-            try:
-                other = copy.deepcopy(smoothed, {id(smoothed.batching): smoothed.batching})
-                found = other.base(self.patch.clone())
-            except Exception:  # of any kind: a network is anybody's code
-                return [smoothed.base]
-            if not agree(found, self.probe, precision_of(self.lr)):
-                return [smoothed.base]
-            networks.append(other.base)
-        return networks
+        others = min(most - 1, int(room // (held + weights))) if smoothed.side_by_side else 0
+        copies = independent_copies(
+            smoothed,
+            lambda each, patch: each.base(patch),
+            others,
+            self.patch,
+            precision_of(self.lr),
+            [smoothed.batching],
+        )
+        return [each.base for each in (smoothed, *copies)]
 
     def _recorded(self, alpha: float, looks: int, evidence: Evidence) -> Certificate:
         """Record what the draws of one of the looks have shown, which share alpha."""

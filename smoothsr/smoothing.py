@@ -101,6 +101,10 @@ class SmoothedSR(Transparent):
             time.
         memory: Bytes that the whole process may take where tile is "auto", of the device's memory;
             None: half of what is free.
+        side_by_side: Whether `certify` may draw tiles in several threads of a processor, each by a
+            copy of the model: on small tiles that is faster, above all on many cores. Not for a
+            model whose outputs depend on something beside it that copies would share, such as a
+            global variable: its certificate would be false. A model with hooks is not copied.
 
     Raises:
         TypeError: If model is not an nn.Module.
@@ -133,6 +137,7 @@ class SmoothedSR(Transparent):
         antithetic: bool | None = None,
         halo_noise: float = 1.0,
         denoiser_sigma: float | None = None,
+        side_by_side: bool = False,
     ) -> None:
         require_module(model)
         if not 0 < sigma < math.inf:
@@ -150,7 +155,7 @@ class SmoothedSR(Transparent):
         self.tile = tile if tile is None or tile == "auto" else int(tile)
         self.halo, self.halo_noise = int(halo), float(halo_noise)
         self.seed, self.lattice = seed, lattice
-        self.recompute, self.memory = recompute, memory
+        self.recompute, self.memory, self.side_by_side = recompute, memory, side_by_side
         self._inside = False  # whether patches at the image's edge are moved into it
         # What has been found out of the network, by the shape it was tried on; shared by variants.
         self._reaches = dict[int, Reach]()
@@ -347,10 +352,6 @@ class SmoothedSR(Transparent):
         With probability at least 1 - alpha over the draws, all bounds of the certificate hold at
         once, for every radius, reference, tolerance and predictor asked of it later. See
         docs/certificates.md and docs/spectral.md.
-
-        On a processor tiles are drawn side by side, by as many copies of the model as torch has
-        threads: see `smoothsr.engine.side_by_side`. A model whose outputs depend on something that
-        copies share, such as a global variable, wants `torch.set_num_threads(1)`.
 
         Args:
             lr: One image (1,C,h,w) in [0, 1].

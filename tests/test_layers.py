@@ -205,6 +205,7 @@ def test_signatures_that_others_rely_on():
         "antithetic",
         "halo_noise",
         "denoiser_sigma",
+        "side_by_side",
     ]
     assert parameters(smoothed.certify)[:5] == ["lr", "n", "alpha", "levels", "scope"]
     assert parameters(certificate.bounds) == ["radius", "predictor", "beta", "per", "rounded"]

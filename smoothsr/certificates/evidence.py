@@ -116,6 +116,13 @@ class Evidence:
             other._moments = self._moments.beside()
         return other
 
+    def void(self) -> None:
+        """Take note that an output was not finite: nothing is kept that could be gone on with."""
+
+    def values_of(self, tile: Tile) -> int:
+        """How many output values a tile has."""
+        return self.served[self._slices(tile)].size
+
     def serve(self, tile: Tile, output: Tensor) -> None:
         """Keep the served output (1,C,H,W) of a tile, values in [0, 1]."""
         self.served[self._slices(tile)] = to_8bit(output).byte().cpu().numpy()

@@ -80,12 +80,25 @@ def _gather_some(
         sampler=wanted.sampler.only(places).by(network),
         serving=wanted.serving and wanted.serving.only(places).by(network),
     )
-    _gather(some, observer.beside(), progress)
+
+    def served(_done: int, _total: int) -> None:
+        progress(0, 0)  # which ends this thread, if it is to end
+
+    try:
+        _gather(some, observer.beside(), progress, served)
+    except NotFiniteError:
+        observer.void()  # though another thread may have failed before, of something else
+        raise
 
 
-def _gather(wanted: Wanted, observer: Evidence | TileParts, progress: Progress | None) -> None:
+def _gather(
+    wanted: Wanted,
+    observer: Evidence | TileParts,
+    progress: Progress | None,
+    served: Progress | None = None,
+) -> None:
     """Gather the sampler's tiles in this thread."""
-    _serve(wanted)
+    _serve(wanted, served)
     if wanted.evidence.needs_draws:
         draws.observe(wanted.sampler, wanted.evidence.request.n, [observer], progress)
         return
@@ -96,14 +109,14 @@ def _gather(wanted: Wanted, observer: Evidence | TileParts, progress: Progress |
 def _networks(wanted: Wanted) -> Sequence[Network]:
     """Base predictors for tiles that are drawn side by side; none for one thread."""
     sampler, evidence = wanted.sampler, wanted.evidence
-    tiles, batching = sampler.tiles, sampler.batching
-    if len(tiles) < 2 or wanted.networks is None or batching.steady:  # compiled for one thread
+    tiles, request = sampler.tiles, wanted.evidence.request
+    if wanted.networks is None or len(tiles) < 2:
         return ()
-    most = min(most_threads(sampler.lr.device), len(tiles))
-    if batching.most:
-        most = min(most, batching.most // (batching.batch_size or 1))
-    request, values = evidence.request, evidence.served.size // len(tiles)
-    return wanted.networks(most, tile_bytes(values, request.n, request.levels))
+    rows, columns = tiles[0]
+    among = sampler.batching.most_among(len(rows.gather) * len(columns.gather))
+    most = min(among, most_threads(sampler.lr.device), len(tiles))
+    held = tile_bytes(evidence.values_of(tiles[0]), request.n, request.levels)
+    return wanted.networks(most, held)
 
 
 def gather_by_parts(
@@ -159,10 +172,11 @@ def require_same_network(parts: Parts, key: str, probe: Tensor, precision: torch
         )
 
 
-def _serve(wanted: Wanted) -> None:
+def _serve(wanted: Wanted, progress: Progress | None = None) -> None:
     """Serve the sampler's tiles, unless the evidence has their output."""
     if wanted.serving:
-        for tile, output in draws.statistics(wanted.serving, wanted.n_serve, wanted.rank):
+        how = (wanted.n_serve, wanted.rank, progress)
+        for tile, output in draws.statistics(wanted.serving, *how):
             wanted.evidence.serve(tile, output.to(wanted.sampler.lr.dtype))
 
 

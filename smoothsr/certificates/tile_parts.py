@@ -25,7 +25,7 @@ class TileParts:
     """
 
     def __init__(self, evidence: Evidence, parts: Parts, key: str, tiles: Sequence[Tile]) -> None:
-        self.evidence, self.parts = evidence, parts
+        self.evidence, self.parts, self.failed = evidence, parts, f"{key}_failed"
         self.names = {tile: f"{key}_tile_{place}" for place, tile in enumerate(tiles)}
 
     def beside(self) -> "TileParts":
@@ -51,6 +51,10 @@ class TileParts:
     def finish(self, tile: Tile) -> None:
         """Keep what the draws of the current tile have shown, unless it is there already."""
         self.parts.add(self.names[tile], self.evidence.take(tile))
+
+    def void(self) -> None:
+        """Keep that an output was not finite: to draw it again would choose among draws."""
+        self.parts.add(self.failed, {})
 
     def join(self) -> None:
         """Give the evidence what is kept of all tiles.

@@ -1,5 +1,6 @@
 """The networks that options name, ready to be run and not trained."""
 
+import re
 import warnings
 from argparse import Namespace
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ from torch import nn
 
 from smoothsr import adapters
 from smoothsr.adapters import LoadedDenoiser, LoadedSR
+from smoothsr.adapters.own_class import PATTERN
 from smoothsr.cli.devices import find_device
 from smoothsr.cli.errors import UserError
 from smoothsr.engine.passes import Passes, Watched
@@ -43,11 +45,14 @@ class NetworkOptions:
 
 
 class Networks(NamedTuple):
-    """A network, what is before it, and where both are."""
+    """A network, what is before it, and where both are; and whether the network's class is the
+    user's own, of which nothing is known.
+    """
 
     sr: LoadedSR
     denoiser: LoadedDenoiser | None
     device: torch.device
+    own: bool = False
 
     @property
     def before(self) -> nn.Module | None:
@@ -85,7 +90,8 @@ def load(options: NetworkOptions) -> Networks:
         sr.model.compile()  # in place: no key of its state changes
     if options.passes:
         sr = replace(sr, model=Watched(sr.model, options.passes))
-    return Networks(sr, load_denoiser(options.denoiser, device), device)
+    own = bool(options.arch and re.fullmatch(PATTERN, options.arch, re.DOTALL))
+    return Networks(sr, load_denoiser(options.denoiser, device), device, own)
 
 
 def load_denoiser(spec: str, device: torch.device) -> LoadedDenoiser | None:

@@ -79,7 +79,13 @@ class SmootherOptions:
         options.wrapped(nn.Identity(), before, lattice=False)  # refuses what is out of range
         return options
 
-    def wrapped(self, network: nn.Module, denoiser: nn.Module | None, lattice: bool) -> SmoothedSR:
+    def wrapped(
+        self,
+        network: nn.Module,
+        denoiser: nn.Module | None,
+        lattice: bool,
+        side_by_side: bool = False,
+    ) -> SmoothedSR:
         """Wrap a network, with a denoiser in front or none.
 
         Raises:
@@ -100,6 +106,7 @@ class SmootherOptions:
             denoiser=denoiser,
             denoiser_sigma=self.denoiser_sigma,
             lattice=lattice,
+            side_by_side=side_by_side,
         )
 
     @property
@@ -162,7 +169,7 @@ def smoother(options: SmootherOptions, networks: Networks, picture: Picture) -> 
     """Wrap the network for a picture as the options say."""
     network = for_channels(networks.sr, picture.pixels.shape[1])
     lattice = on_lattice(picture.pixels) if options.lattice is None else options.lattice
-    return options.wrapped(network, networks.before, lattice)
+    return options.wrapped(network, networks.before, lattice, not networks.own)
 
 
 def print_padding_advice(options: SmootherOptions, loaded: LoadedSR) -> None:

@@ -31,7 +31,7 @@ TRIALS = 3  # times that a plan is timed at first, which includes its kernels' p
 KEPT = 9  # times of a plan that are kept; the newest ones, so that a lucky trial is found out
 LARGEST = 2**17  # pixels that are run at a time, beyond which a processor's caches are full
 
-_LOCK = threading.Lock()  # of what threads side by side find out together
+_LOCK = threading.RLock()  # of what threads side by side find out together
 
 
 class Kind(NamedTuple):
@@ -165,6 +165,17 @@ class Batching:
         """The most draws that a pass may take; None: as many as are fastest."""
         return self._limit(1)
 
+    def most_among(self, pixels: int) -> int:
+        """How many passes of patches of so many pixels may run side by side: batches of all of them
+        together are no larger than those of one pass may be.
+        """
+        if self.steady:  # a network is compiled for one thread
+            return 1
+        most = LARGEST // (FIXED * pixels)
+        if self.most:
+            most = min(most, self.most // (self.batch_size or 1))
+        return max(1, most)
+
     @property
     def _untimed(self) -> bool:
         """Whether no plan may be chosen by the clock."""
@@ -254,7 +265,7 @@ class Batching:
                 stacklevel=2,
             )
             if self.batch_size:
-                self.batch_size = half
+                self.batch_size = min(self.batch_size, half)
             # The layout makes no difference to memory.
             trials.failed |= {Plan(channels_last, plan.size) for channels_last in (False, True)}
             trials.first = min(trials.first, half)

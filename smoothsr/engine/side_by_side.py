@@ -1,16 +1,17 @@
 """Shares of work side by side, each in a thread that has a network of its own.
 
 torch cuts every operation into pieces for all of its threads, and waits for the last of them. On
-small patches the waits cost a good part of the time, and what lies between operations is done by
-one thread alone. Threads that each do whole shares of the work, from the noise to the bounds, need
-not wait for each other.
+small patches the waits cost a good part of the time, more so on a busy machine, and what lies
+between operations is done by one thread alone. Threads that each do whole shares of the work, from
+the noise to the bounds, need not wait for each other.
 """
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
+from functools import partial
+from queue import SimpleQueue
 from typing import Protocol, TypeVar
 
 import torch
@@ -30,11 +31,15 @@ class Work(Protocol[Network_contra]):
     """Does a share of the work."""
 
     def __call__(self, network: Network_contra, items: Sequence[int], progress: Progress) -> None:
-        """Do some of the items by a network that no other thread uses meanwhile."""
+        """Do some of the items by a network that no other thread uses meanwhile.
+
+        Progress is to be told often, of the share alone: it ends the share where another one has
+        failed, by an exception that is to be let through.
+        """
 
 
 class _StoppedError(Exception):
-    """Another thread has failed."""
+    """Another share has failed, or the program is to end."""
 
 
 def among() -> int:
@@ -61,78 +66,104 @@ def in_shares(
     """Do all items, in as many threads as there are networks.
 
     The threads have the modes of this one, of gradients and of autocast, and divide its torch
-    threads among them. Where one fails, the others stop at their next report of progress.
+    threads among them; threads that the program starts meanwhile have no more.
 
     Args:
         work: Does some of the items, which are numbered from 0.
         networks: At least 1.
         items: How many there are.
-        progress: Called with what all threads have done together, by one thread at a time.
+        progress: Called in this thread with what all have done together.
         total: What that is in the end.
 
     Raises:
-        Exception: What work or progress has raised in a thread.
+        Exception: The first that work or progress has raised, once all threads have stopped.
     """
     size = -(-items // (SHARES * len(networks)))
     left = deque(range(first, min(first + size, items)) for first in range(0, items, size))
-    counted = _Counted(progress, total)
-    threads = torch.get_num_threads()
+    told = _Told()
+    torch_threads = torch.get_num_threads()
+    each, more = divmod(torch_threads, len(networks))
 
-    def shares(network: Network_contra, modes: Sequence[AbstractContextManager[object]]) -> None:
-        torch.set_num_threads(max(1, threads // len(networks)))
+    def shares(place: int, modes: Sequence[AbstractContextManager[object]]) -> None:
+        torch.set_num_threads(max(1, each + (place < more)))
         _this_thread.among = len(networks)
         with ExitStack() as stack:
             for mode in modes:
                 stack.enter_context(mode)
-            for share in _taken(left):
-                work(network, share, counted.of_a_share())
+            while not told.ending and (share := _taken(left)):
+                work(networks[place], share, told.of_a_share())
 
-    with ThreadPoolExecutor(len(networks), thread_name_prefix="smoothsr") as pool:
+    threads = list[threading.Thread]()
+    try:
+        for place in range(len(networks)):
+            run = partial(told.of_a_thread, partial(shares, place, _modes()))
+            threads.append(threading.Thread(target=run, name=f"smoothsr-{place}"))
+            threads[-1].start()
+        told.listen(len(networks), progress, total)
+    finally:  # of an interruption, too
+        told.ending = True
+        for thread in threads:
+            if thread.ident:  # it was started
+                thread.join()
+        torch.set_num_threads(torch_threads)  # which is also what threads to come begin with
+
+
+class _Told:
+    """What threads tell the one that waits for them, and whether they are to end."""
+
+    def __init__(self) -> None:
+        self.ending = False
+        # Draws done, what a thread has raised, or None where one has ended.
+        self._messages = SimpleQueue[int | BaseException | None]()
+
+    def of_a_thread(self, work: Callable[[], None]) -> None:
+        """Do a thread's work, and tell how it ends."""
         try:
-            futures = [pool.submit(shares, network, _modes()) for network in networks]
-            wait(futures, return_when=FIRST_EXCEPTION)
-        finally:  # of an interruption, too
-            counted.stopped = True
-    torch.set_num_threads(threads)  # which also is what threads to come begin with
-    errors = [future.exception() for future in futures]
-    for error in errors:
-        if error and not isinstance(error, _StoppedError):
-            raise error
-
-
-class _Counted:
-    """Adds up what threads report, and stops them."""
-
-    def __init__(self, progress: Progress | None, total: int) -> None:
-        self.progress, self.total, self.done = progress, total, 0
-        self.stopped = False
-        self._lock = threading.Lock()
+            with suppress(_StoppedError):
+                work()
+        except BaseException as error:
+            self._messages.put(error)
+            self.ending = True
+        self._messages.put(None)
 
     def of_a_share(self) -> Progress:
-        """Return what a share reports to: what it has done of its own."""
+        """Return what a share reports to."""
         before = 0
 
         def report(done: int, _total: int) -> None:
             nonlocal before
-            with self._lock:
-                if self.stopped:
-                    raise _StoppedError
-                self.done += done - before
-                before = done
-                if self.progress:
-                    self.progress(self.done, self.total)
+            if self.ending:
+                raise _StoppedError
+            if done != before:
+                self._messages.put(done - before)
+            before = done
 
         return report
 
+    def listen(self, threads: int, progress: Progress | None, total: int) -> None:
+        """Hand on what so many threads tell, until all have ended or one has failed."""
+        done = 0
+        while threads:
+            message = self._messages.get()
+            if message is None:
+                threads -= 1
+            elif isinstance(message, BaseException):
+                try:
+                    raise message
+                finally:
+                    del message  # whose frames hold the network
+            else:
+                done += message
+                if progress:
+                    progress(done, total)
 
-def _taken(shares: deque[range]) -> Iterator[range]:
-    """Yield shares that no other thread takes."""
-    while True:
-        try:
-            share = shares.popleft()
-        except IndexError:
-            return
-        yield share
+
+def _taken(shares: deque[range]) -> range | None:
+    """Take a share that no other thread has taken, if there is one."""
+    try:
+        return shares.popleft()
+    except IndexError:
+        return None
 
 
 def _modes() -> list[AbstractContextManager[object]]:

@@ -1,5 +1,9 @@
 """Tiles that threads draw side by side make the certificate of one thread, whatever networks do."""
 
+import os
+import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -8,6 +12,7 @@ import pytest
 import torch
 from oracles import LinearSR
 from shared_certificates import LR, certified, same, smoother
+from torch import nn
 
 from smoothsr import SmoothedSR, certifying
 from smoothsr.certificates import gathering
@@ -15,9 +20,13 @@ from smoothsr.engine import draws
 from smoothsr.engine.batching import Batching
 from smoothsr.engine.draws import NotFiniteError
 from smoothsr.engine.passes import Passes, Watched
-from smoothsr.files.parts import Parts
+from smoothsr.files.parts import NotLastError, Parts
 
 TILES = 9
+
+
+def beside(**options):
+    return smoother(side_by_side=True, **options)
 
 
 @pytest.fixture
@@ -46,7 +55,7 @@ def shares(monkeypatch):
 @pytest.mark.parametrize("kind", ["levels", "spectral", "both"])
 @pytest.mark.parametrize("agg", ["median", "mean"])
 def test_threads_make_the_certificate_of_one(tmp_path, threads, shares, agg, kind, kept):
-    smoothed = smoother(agg=agg, seed=5)
+    smoothed = beside(agg=agg, seed=5)
     alone = certified(smoothed, None, kind=kind)
     assert [tiles for _, tiles in shares] == [TILES]
     threads(3)
@@ -58,7 +67,7 @@ def test_threads_make_the_certificate_of_one(tmp_path, threads, shares, agg, kin
 
 @pytest.mark.usefixtures("deterministic")
 def test_threads_serve_what_forward_does(threads):
-    smoothed = smoother(agg="median", seed=5)
+    smoothed = beside(agg="median", seed=5)
     served = (255 * smoothed(LR)).round().byte()
     threads(3)
     assert torch.equal(255 * certified(smoothed, None, kind="spectral").sr, served)
@@ -68,7 +77,7 @@ def test_each_tile_has_noise_of_its_own(threads):
     """On a flat image two tiles of equal patches would have equal draws otherwise."""
     threads(3)
     flat = torch.full((1, 1, 3, 15), 0.5)
-    certificate = certified(smoother(tile=3), None, lr=flat, seed=None)
+    certificate = certified(beside(tile=3), None, lr=flat, seed=None)
     means = certificate.mean.reshape(6, 5, 6).transpose(1, 0, 2)
     assert not any(np.array_equal(means[i], means[j]) for i in range(5) for j in range(i))
 
@@ -96,12 +105,60 @@ class Reparameterized(LinearSR):
 @pytest.mark.usefixtures("deterministic")
 @pytest.mark.parametrize("network", [Keeping, Reparameterized])
 def test_a_network_with_a_state_is_not_shared(threads, shares, network):
-    smoothed = SmoothedSR(network(), 0.05, 3, "mean", tile=3, halo=1, seed=5)
+    smoothed = SmoothedSR(network(), 0.05, 3, "mean", tile=3, halo=1, seed=5, side_by_side=True)
     alone = certified(smoothed, None)
     threads(3)
     del shares[:]
     same(alone, certified(smoothed, None))
     assert len({thread for thread, _ in shares}) > 1
+
+
+def keeping_by_hook():
+    """Takes what a layer has made from a dict of its own, into which the original's hook writes."""
+    network = nn.Sequential(LinearSR(), nn.Identity())
+    network.kept = {}
+    network[0].register_forward_hook(lambda _m, _i, output: network.kept.update(of=output))
+    network[1].register_forward_pre_hook(lambda _m, _i: (network.kept["of"],))
+    return network.eval()
+
+
+def replaced():
+    """Has a forward that knows the original by name."""
+    network = LinearSR(gain=0.3)
+    inner = network.forward
+    network.forward = lambda x: inner(x) * 1
+    return network
+
+
+class Itself(LinearSR):
+    """Is its own copy."""
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+class SharesWeights(LinearSR):
+    """Has copies with the weights of the original."""
+
+    def __deepcopy__(self, memo):
+        other = SharesWeights()
+        other.convolution.weight = self.convolution.weight
+        return other
+
+
+class Stale(LinearSR):
+    """A copy answers with what the original has seen last."""
+
+    def forward(self, x):
+        if getattr(self, "copied", False):
+            return super().forward(self.seen)[: len(x)].expand(len(x), -1, -1, -1)
+        self.seen = x[-1:]
+        return super().forward(x)
+
+    def __deepcopy__(self, memo):
+        other = Stale()
+        other.seen, other.copied = self.seen, True
+        return other
 
 
 class Locked(LinearSR):
@@ -119,17 +176,19 @@ class Counting(LinearSR):
         return LinearSR(gain=0.1)
 
 
-@pytest.mark.parametrize("network", [Locked, Counting])
+@pytest.mark.parametrize(
+    "network", [Locked, Counting, keeping_by_hook, replaced, Itself, SharesWeights, Stale]
+)
 def test_a_network_without_faithful_copies_has_one_thread(threads, shares, network):
     threads(3)
-    certified(SmoothedSR(network(), 0.05, 3, "mean", tile=3, halo=1), None)
+    certified(SmoothedSR(network(), 0.05, 3, "mean", tile=3, halo=1, side_by_side=True), None)
     assert [tiles for _, tiles in shares] == [TILES]
 
 
 def test_copies_have_the_denoiser_and_the_weights_of_the_moment(threads):
     """Not those of an earlier certificate."""
     threads(2)
-    smoothed = smoother(denoiser="builtin", seed=5)
+    smoothed = beside(denoiser="builtin", seed=5)
     first = certified(smoothed, None)
     with torch.no_grad():
         smoothed.model.convolution.bias += 0.1
@@ -137,11 +196,17 @@ def test_copies_have_the_denoiser_and_the_weights_of_the_moment(threads):
     assert abs(second.mean - first.mean - 0.1).max() < 0.02
 
 
-def test_copies_see_what_hooks_do(threads):
-    threads(2)
-    smoothed = smoother()
-    smoothed.model.register_forward_hook(lambda _module, _inputs, output: output / 2)
-    assert certified(smoothed, None).mean.max() < 0.4
+def test_nothing_is_copied_unless_it_is_asked_for(threads, shares):
+    threads(3)
+    certified(smoother(), None)
+    assert [tiles for _, tiles in shares] == [TILES]
+
+
+def test_under_a_mode_of_this_thread_nothing_is_copied(threads, shares):
+    threads(3)
+    with torch.device("cpu"):
+        certified(beside(), None)
+    assert [tiles for _, tiles in shares] == [TILES]
 
 
 class Failing(LinearSR):
@@ -155,7 +220,7 @@ class Failing(LinearSR):
 
 def test_an_output_that_is_not_finite_ends_all_threads_and_voids_the_parts(tmp_path, threads):
     threads(3)
-    smoothed = SmoothedSR(Failing(), 0.05, 3, "mean", tile=3, halo=1)
+    smoothed = SmoothedSR(Failing(), 0.05, 3, "mean", tile=3, halo=1, side_by_side=True)
     lr, parts = LR.clone(), Parts(tmp_path / "p")
     lr[..., 3:, 6:] = 0.1
     for message in ("output has NaN", "was not finite when"):
@@ -163,9 +228,87 @@ def test_an_output_that_is_not_finite_ends_all_threads_and_voids_the_parts(tmp_p
             certified(smoothed, parts, lr=lr)
 
 
+def test_an_output_that_is_not_finite_voids_the_parts_though_another_thread_failed_first(
+    tmp_path, threads
+):
+    threads(2)
+    failed = threading.Event()
+
+    class Late(LinearSR):
+        def forward(self, x):
+            if threading.current_thread().name == "smoothsr-1":
+                assert failed.wait(30)
+                return torch.full_like(super().forward(x), float("nan"))
+            return super().forward(x)
+
+    def progress(done, _total):
+        failed.set()
+        raise OSError("the disk is full")
+
+    smoothed = SmoothedSR(Late(), 0.05, 3, "mean", tile=3, halo=1, side_by_side=True)
+    parts = Parts(tmp_path / "p")
+    with pytest.raises(OSError, match="the disk is full"):
+        certified(smoothed, parts, seed=None, progress=progress)
+    with pytest.raises(NotFiniteError, match="was not finite when"):
+        certified(smoothed, parts, seed=None)
+
+
+@pytest.mark.parametrize("n", [10, 300])
+def test_an_interruption_ends_threads_that_serve(threads, monkeypatch, n):
+    """Of 10 draws no level is certified, and none are made."""
+    threads(2)
+    passes = []
+
+    class Slow(LinearSR):
+        def forward(self, x):
+            passes.append(len(x))
+            if len(passes) == 40:
+                os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.01)
+            return super().forward(x)
+
+    smoothed = SmoothedSR(
+        Slow(), 0.05, 201, "median", tile=3, halo=1, batch_size=1, side_by_side=True
+    )
+    with pytest.raises(KeyboardInterrupt):
+        certified(smoothed, None, kind="levels", n=n)
+    assert len(passes) < 80
+
+
+def test_progress_is_told_by_the_thread_that_asks(threads):
+    threads(3)
+    told = []
+
+    def progress(*found):
+        told.append((threading.get_ident(), *found))
+
+    certified(beside(), None, progress=progress)
+    assert {thread for thread, _, _ in told} == {threading.get_ident()}
+    assert [done for _, done, _ in told] == sorted(done for _, done, _ in told)
+    assert told[-1][1:] == (TILES * 300, TILES * 300)
+
+
+def test_a_thread_that_outlives_the_program_can_certify():
+    """As a job may that was begun before the main thread ends."""
+    code = """
+import threading, time, torch
+from torch import nn
+from smoothsr import SmoothedSR
+torch.set_num_threads(2)
+network = nn.Upsample(scale_factor=2).eval()
+smoothed = SmoothedSR(network, 0.05, 3, "mean", tile=3, side_by_side=True)
+def work():
+    threading.main_thread().join()
+    print(smoothed.certify(torch.full((1, 1, 6, 6), 0.5), n=100).n_cert)
+threading.Thread(target=work).start()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "100\n", done.stderr
+
+
 def test_a_kill_loses_no_tile(tmp_path, threads, shares):
     threads(3)
-    smoothed, parts, real = smoother(), Parts(tmp_path / "p"), Parts.add
+    smoothed, parts, real = beside(), Parts(tmp_path / "p"), Parts.add
 
     def die(parts, name, arrays):
         if len([*parts.folder.glob("*_tile_*")]) >= 4:
@@ -192,11 +335,14 @@ def test_passes_of_copies_are_counted_and_their_seconds_shared(threads):
             return super().forward(x)
 
     passes = Passes()
-    smoothed = SmoothedSR(Watched(Slow(), passes), 0.05, 3, "mean", tile=3, halo=1)
+    smoothed = SmoothedSR(
+        Watched(Slow(), passes), 0.05, 3, "mean", tile=3, halo=1, side_by_side=True
+    )
     with passes.drawn_by(smoothed.batching):
         certified(smoothed, None)
     assert passes.draws == TILES * (300 + 3)
-    assert passes.count == passes.draws + 6 + 2  # the trial, and one of each copy
+    # The trial of the network, and of copies: two passes of the network and one of each copy.
+    assert passes.count == passes.draws + 6 + 2 + 2
     assert passes.threads == 3
     assert passes.network_drawing <= passes.drawing
 
@@ -212,10 +358,27 @@ def test_threads_hold_a_share_of_the_memory(threads, monkeypatch):
 
     monkeypatch.setattr(certifying.Certifying, "_networks", networks)
     monkeypatch.setattr("smoothsr.engine.memory.free_bytes", lambda _: room)
+    smoothed = beside()
+    smoothed.model.register_buffer("large", torch.zeros(10**6))
     for count in (1, 2, 5):
-        room = 8 * (count - 0.5) * asked[-1][1] if asked else 0
-        certified(smoother(), None)
+        room = 8 * (count - 0.5) * (asked[-1][1] + 4 * 10**6) if asked else 0
+        certified(smoothed, None)
     assert [found for _, _, found in asked] == [1, 2, 5]
+
+
+def test_what_a_tile_holds_is_counted_whichever_tiles_are_left(tmp_path, threads, monkeypatch):
+    threads(2)
+    asked, real = [], certifying.Certifying._networks
+
+    def networks(self, most, held):
+        asked.append(held)
+        return real(self, most, held)
+
+    monkeypatch.setattr(certifying.Certifying, "_networks", networks)
+    certified(beside(), None)
+    with pytest.raises(NotLastError):
+        certified(beside(), Parts(tmp_path / "p", 1, 4))
+    assert asked == [asked[0]] * 2
 
 
 @pytest.mark.parametrize(
@@ -230,7 +393,7 @@ def test_threads_pass_no_more_at_once_than_fits(threads, monkeypatch, most, batc
         real(work, networks, *arguments)
 
     monkeypatch.setattr(gathering, "in_shares", in_shares)
-    smoothed = smoother(batch_size=batch)
+    smoothed = beside(batch_size=batch)
     smoothed.batching.most = most
     certified(smoothed, None)
     assert found == [count] * (count > 1)
@@ -246,13 +409,13 @@ def test_threads_time_their_passes_for_themselves(threads, monkeypatch):
     monkeypatch.setattr(Batching, "run", run)
     for count in (1, 3):
         threads(count)
-        certified(smoother(), None)
+        certified(beside(), None)
     assert kinds == {1, 3}
 
 
 def test_a_compiled_network_has_one_thread(threads, shares):
     threads(3)
-    smoothed = smoother()
+    smoothed = beside()
     smoothed.batching.steady = True
     certified(smoothed, None)
     assert [tiles for _, tiles in shares] == [TILES]
@@ -260,5 +423,5 @@ def test_a_compiled_network_has_one_thread(threads, shares):
 
 def test_one_tile_has_one_thread(threads, shares):
     threads(3)
-    certified(smoother(tile=None), None)
+    certified(beside(tile=None), None)
     assert [tiles for _, tiles in shares] == [1]

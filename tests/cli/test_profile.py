@@ -8,8 +8,11 @@ from torch import nn
 
 from smoothsr import SmoothedSR
 from smoothsr.cli import main
+from smoothsr.cli.loading import NetworkOptions, load
+from smoothsr.cli.smoother import SmootherOptions, smoother
 from smoothsr.engine.passes import Batch, Passes, Watched
 from smoothsr.files.digests import fingerprint
+from smoothsr.files.images import Picture
 
 TILES = 6  # of a 9x7 image, tile 4
 
@@ -62,6 +65,26 @@ def test_threads_side_by_side_are_told(photo, tmp_path, capsys):
             torch.set_num_threads(before)
         assert re.search(rf"Drawing took [0-9.]+ s{told}[0-9.]+ s in the network", text)
         assert counts(text)[1] == TILES * (200 + 3)
+
+
+@pytest.mark.parametrize("own", [False, True])
+def test_networks_of_known_classes_run_side_by_side(own, tmp_path):
+    """Of a user's own class nothing is known."""
+    arch = None
+    if own:
+        (tmp_path / "net.py").write_text(
+            "from torch import nn\n"
+            "class Net(nn.Sequential):\n"
+            "    def __init__(self):\n"
+            "        super().__init__(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))\n"
+        )
+        network = nn.Sequential(nn.Conv2d(3, 12, 3, padding=1), nn.PixelShuffle(2))
+        torch.save(network.state_dict(), tmp_path / "net.pth")
+        arch = f"{tmp_path / 'net.py'}:Net"
+    networks = load(NetworkOptions(str(tmp_path / "net.pth") if own else "builtin", arch))
+    options = SmootherOptions(0.03, 3, "median", 4, 1, "float32")
+    picture = Picture(torch.rand(1, 3, 8, 8))
+    assert smoother(options, networks, picture).side_by_side is not own
 
 
 @pytest.mark.parametrize("command", ["upscale", "certify"])

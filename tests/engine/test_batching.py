@@ -529,6 +529,17 @@ def test_passes_side_by_side_take_what_one_would(most, largest, simulate):
     assert batches.limit == most
 
 
+def test_a_batch_that_fails_late_does_not_enlarge_the_others(simulate):
+    """One of several side by side, begun before another was halved."""
+    batches = Batching(8, False)
+    out = torch.OutOfMemoryError("out of memory")
+    trials = batching.Trials(8)
+    for size in (8, 4, 8):
+        with pytest.warns(RuntimeWarning, match="out of memory"):
+            batches._fail(batching.Plan(False, size), trials, out)
+    assert batches.batch_size == 2
+
+
 def test_passes_side_by_side_are_measured_for_themselves(simulate):
     predictor = simulate(lambda size, _: 10 + size)
     batches = Batching(None, False)

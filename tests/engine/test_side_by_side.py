@@ -2,10 +2,12 @@
 the thread that asks for it; a failure stops them all.
 """
 
+import gc
 import os
 import signal
 import threading
 import time
+import weakref
 
 import pytest
 import torch
@@ -54,11 +56,28 @@ def test_threads_divide_those_of_torch_and_give_them_back():
     found = []
     in_shares(lambda *_: found.append((torch.get_num_threads(), among())), NETWORKS, len(NETWORKS))
     assert found == [(2, 3)] * 3
-    later = []
-    thread = threading.Thread(target=lambda: later.append(torch.get_num_threads()))
+    assert (torch.get_num_threads(), among()) == (6, 1)
+    assert torch_threads_of_a_new_thread() == 6
+
+
+@pytest.mark.parametrize(("networks", "expected"), [("abcd", [2, 2, 1, 1]), ("abcdefgh", [1] * 8)])
+def test_no_thread_of_torch_is_left_over(networks, expected):
+    found, together = [], threading.Barrier(len(networks))
+
+    def work(_network, _items, _progress):
+        found.append(torch.get_num_threads())
+        together.wait(30)
+
+    in_shares(work, networks, len(networks))
+    assert sorted(found, reverse=True) == expected
+
+
+def torch_threads_of_a_new_thread():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
     thread.start()
     thread.join()
-    assert (torch.get_num_threads(), among(), later) == (6, 1, [6])
+    return found[0]
 
 
 def modes():
@@ -101,9 +120,11 @@ def test_progress_is_of_all_threads_together():
 
 
 def forever(_network, _items, progress):
+    done = 0
     while True:
         time.sleep(0.001)
-        progress(1, 1)
+        done += 1
+        progress(done, 1)
 
 
 def test_what_a_thread_raises_stops_the_others():
@@ -114,17 +135,39 @@ def test_what_a_thread_raises_stops_the_others():
 
     with pytest.raises(ValueError, match="of b"):
         in_shares(work, NETWORKS, ITEMS)
-    assert torch.get_num_threads() == 6
+    assert torch_threads_of_a_new_thread() == 6
     assert not [each for each in threading.enumerate() if each.name.startswith("smoothsr")]
 
 
-def test_what_progress_raises_stops_all():
+def test_what_progress_raises_stops_all_and_it_is_not_called_again():
+    told = []
+
     def progress(done, _total):
-        if done > 0:
-            raise KeyError("enough")
+        told.append(done)
+        raise KeyError("enough")
 
     with pytest.raises(KeyError, match="enough"):
         in_shares(forever, NETWORKS, ITEMS, progress)
+    assert len(told) == 1
+
+
+def test_an_error_keeps_no_network():
+    class Network:
+        pass
+
+    def work(_network, _items, _progress):
+        raise ValueError("of one")
+
+    networks = [Network() for _ in range(3)]
+    seen = [weakref.ref(network) for network in networks]
+    gc.disable()
+    try:
+        with pytest.raises(ValueError, match="of one"):
+            in_shares(work, networks, ITEMS)
+        del networks
+        assert [each() for each in seen] == [None] * 3
+    finally:
+        gc.enable()
 
 
 def test_an_interruption_stops_all():
@@ -133,7 +176,8 @@ def test_an_interruption_stops_all():
     with pytest.raises(KeyboardInterrupt):
         in_shares(forever, NETWORKS, ITEMS)
     timer.join()
-    assert torch.get_num_threads() == 6
+    assert torch_threads_of_a_new_thread() == 6
+    assert not [each for each in threading.enumerate() if each.name.startswith("smoothsr")]
 
 
 def test_there_are_as_many_threads_as_torch_has_up_to_a_limit(monkeypatch):
