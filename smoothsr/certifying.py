@@ -165,7 +165,6 @@ class Certifying:
             others,
             self.patch,
             precision_of(self.lr),
-            [smoothed.batching],
         )
         return [each.base for each in (smoothed, *copies)]
 

@@ -6,7 +6,7 @@ and each copy is tried.
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TypeVar
 
 import torch
@@ -25,7 +25,6 @@ def independent_copies(
     count: int,
     patch: Tensor,
     precision: torch.dtype,
-    kept: Sequence[object] = (),
 ) -> list[M]:
     """Copy a network with its weights, unless it leans on something.
 
@@ -40,7 +39,6 @@ def independent_copies(
         count: How many copies are wanted.
         patch: One patch (1,C,h,w) in [0, 1], to try them on.
         precision: Of the network's arithmetic.
-        kept: Objects that copies are to share with the network.
 
     Returns:
         As many, or none.
@@ -53,7 +51,7 @@ def independent_copies(
     copies = list[M]()
     for _ in range(count):
         try:
-            each = copy.deepcopy(network, {id(part): part for part in kept})
+            each = copy.deepcopy(network)
             found = run(each, other.clone())
         except Exception:  # of any kind: a network is anybody's code
             return []

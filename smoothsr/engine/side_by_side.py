@@ -9,7 +9,7 @@ the noise to the bounds, need not wait for each other.
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack
 from functools import partial
 from queue import SimpleQueue
 from typing import Protocol, TypeVar
@@ -119,10 +119,9 @@ class _Told:
     def of_a_thread(self, work: Callable[[], None]) -> None:
         """Do a thread's work, and tell how it ends."""
         try:
-            with suppress(_StoppedError):
-                work()
+            work()
         except BaseException as error:
-            self._messages.put(error)
+            self._messages.put(error)  # before those of threads that end because of it
             self.ending = True
         self._messages.put(None)
 

@@ -137,6 +137,24 @@ class Itself(LinearSR):
         return self
 
 
+class Scratch(nn.Module):
+    """Has no weights, and is its own copy."""
+
+    def forward(self, x):
+        return x
+
+    def __deepcopy__(self, memo):
+        return self
+
+
+class SharesScratch(LinearSR):
+    """Has a layer that copies share, in which something may be kept."""
+
+    def __init__(self):
+        super().__init__()
+        self.scratch = Scratch()
+
+
 class SharesWeights(LinearSR):
     """Has copies with the weights of the original."""
 
@@ -177,7 +195,8 @@ class Counting(LinearSR):
 
 
 @pytest.mark.parametrize(
-    "network", [Locked, Counting, keeping_by_hook, replaced, Itself, SharesWeights, Stale]
+    "network",
+    [Locked, Counting, keeping_by_hook, replaced, Itself, SharesScratch, SharesWeights, Stale],
 )
 def test_a_network_without_faithful_copies_has_one_thread(threads, shares, network):
     threads(3)
@@ -419,6 +438,23 @@ def test_a_compiled_network_has_one_thread(threads, shares):
     smoothed.batching.steady = True
     certified(smoothed, None)
     assert [tiles for _, tiles in shares] == [TILES]
+
+
+@pytest.mark.parametrize(("side", "count"), [(12, 8), (60, 4), (400, 1)])
+def test_threads_batch_no_more_than_one_would(side, count):
+    """Each at least 8 patches."""
+    assert min(8, Batching(None, False).most_among(side**2)) == count
+
+
+@pytest.mark.usefixtures("deterministic")
+def test_draws_that_processes_shared_are_not_made_by_threads(tmp_path, threads):
+    """Of a tile that several processes draw, parts are read in their order."""
+    threads(3)
+    smoothed, parts = beside(tile=5, seed=5), tmp_path / "p"
+    for rank in range(4):
+        with pytest.raises(NotLastError):
+            certified(smoothed, Parts(parts, rank, 5))
+    same(certified(smoothed, Parts(parts, 4, 5)), certified(smoothed, None))
 
 
 def test_one_tile_has_one_thread(threads, shares):
