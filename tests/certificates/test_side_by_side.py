@@ -152,7 +152,7 @@ class SharesScratch(LinearSR):
 
     def __init__(self):
         super().__init__()
-        self.scratch = Scratch()
+        self.scratch = Scratch().eval()
 
 
 class SharesWeights(LinearSR):
