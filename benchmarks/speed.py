@@ -427,7 +427,12 @@ def page(
     columns = [*opening, MEDIAN, MEAN, HALF, *RIVALS, *over]
     yield from ["", f"`SmoothedSR` ({MEDIAN}, {MEAN}) and what else a user would write:", ""]
     yield from [line(columns), "|" + "---|" * len(columns), *map(forward_row, forward)]
-    yield from ["", "`certify`, and the shares of its time that are not the network's:", ""]
+    yield ""
+    yield (
+        "`certify`, with tiles side by side, and the shares of its time that are not the network's, "
+        "of threads on average:"
+    )
+    yield ""
     columns = [*opening]
     for kind in ("levels", "both"):
         columns += [f"kind {kind}", f"{kind}: {STATISTICS}", f"{kind}: {REST}"]
