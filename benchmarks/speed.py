@@ -429,8 +429,8 @@ def page(
     yield from [line(columns), "|" + "---|" * len(columns), *map(forward_row, forward)]
     yield ""
     yield (
-        "`certify`, with tiles side by side, and the shares of its time that are not the network's, "
-        "of threads on average:"
+        "`certify`, with tiles side by side, and the shares of its time that are not the "
+        "network's, of threads on average:"
     )
     yield ""
     columns = [*opening]
