@@ -7,6 +7,7 @@ and each copy is tried.
 
 import copy
 from collections.abc import Callable
+from types import FunctionType
 from typing import TypeVar
 
 import torch
@@ -28,10 +29,11 @@ def independent_copies(
 ) -> list[M]:
     """Copy a network with its weights, unless it leans on something.
 
-    Hooks and a `forward` of the instance's own may close over anything, and a mode of torch may
-    hold for the calling thread alone: then there are no copies. Nor are there where copying fails,
-    or where a copy shares modules or tensors with the network, or gives something else for an
-    image that the network has not seen last. What classes or modules of Python hold is not seen.
+    Hooks, and functions among a module's attributes, may close over anything, and a mode of torch
+    may hold for the calling thread alone: then there are no copies. Nor are there where copying
+    fails, where a copy shares modules or tensors with the network or another copy, or where it
+    gives something else for an image that the network has not seen last. What classes or modules
+    of Python hold is not seen.
 
     Args:
         network: In eval mode.
@@ -48,23 +50,25 @@ def independent_copies(
     other = 1 - patch
     expected = run(network, other.clone())
     run(network, patch.clone())
-    copies = list[M]()
+    copies, parts = list[M](), _parts(network)
     for _ in range(count):
         try:
             each = copy.deepcopy(network)
             found = run(each, other.clone())
         except Exception:  # of any kind: a network is anybody's code
             return []
-        if _parts(network) & _parts(each) or not agree(found, expected, precision):
+        if parts & _parts(each) or not agree(found, expected, precision):
             return []
         copies.append(each)
+        parts |= _parts(each)
     return copies
 
 
 def _leans(module: nn.Module) -> bool:
-    """Whether a module runs code that may know the module by a name of its own."""
+    """Whether a module runs code that may know it, or another one, by a name of its own."""
+    functions = (each for each in vars(module).values() if isinstance(each, FunctionType))
     hooks = (module._forward_pre_hooks, module._forward_hooks)
-    return any(hooks) or "forward" in vars(module)
+    return any(hooks) or any(each.__closure__ for each in functions)
 
 
 def _parts(network: nn.Module) -> set[int]:

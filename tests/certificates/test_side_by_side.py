@@ -130,6 +130,21 @@ def replaced():
     return network
 
 
+def closing():
+    """Has a function of its own that knows the original by name."""
+    network = LinearSR(gain=0.3)
+    network.linear = lambda x: network.__class__.linear(network, x)
+    return network
+
+
+class OneCopy(LinearSR):
+    """Has one copy for all."""
+
+    def __deepcopy__(self, memo):
+        self.copy = getattr(self, "copy", None) or [OneCopy()]
+        return self.copy[0]
+
+
 class Itself(LinearSR):
     """Is its own copy."""
 
@@ -196,7 +211,18 @@ class Counting(LinearSR):
 
 @pytest.mark.parametrize(
     "network",
-    [Locked, Counting, keeping_by_hook, replaced, Itself, SharesScratch, SharesWeights, Stale],
+    [
+        Locked,
+        Counting,
+        keeping_by_hook,
+        replaced,
+        closing,
+        OneCopy,
+        Itself,
+        SharesScratch,
+        SharesWeights,
+        Stale,
+    ],
 )
 def test_a_network_without_faithful_copies_has_one_thread(threads, shares, network):
     threads(3)
