@@ -142,7 +142,7 @@ class Certifying:
         if served is None:
             serving = smoothed.sampler(smoothed.base, lr, smoothed.seed, smoothed.antithetic)
         rank = rank_of(smoothed.agg, smoothed.n)
-        wanted = Wanted(evidence, sampler, serving, smoothed.n, rank, self._networks)
+        wanted = Wanted(evidence, sampler, serving, smoothed.n, rank, self._base_predictors)
         if self.parts:
             key = smoothed.key(lr, request, self.seed)
             require_same_network(self.parts, key, self.probe, precision_of(lr))
@@ -151,7 +151,7 @@ class Certifying:
             gather(wanted, progress=progress)
         return evidence
 
-    def _networks(self, most: int, held: float) -> list[Network]:
+    def _base_predictors(self, most: int, held: float) -> list[Network]:
         """Return base predictors for at most so many threads, each of which holds so many bytes:
         the smoother's own, and those of copies.
         """

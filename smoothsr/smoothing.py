@@ -102,9 +102,9 @@ class SmoothedSR(Transparent):
         memory: Bytes that the whole process may take where tile is "auto", of the device's memory;
             None: half of what is free.
         side_by_side: Whether `certify` may draw tiles in several threads of a processor, each by a
-            copy of the model, which is faster on small tiles. Not for a model whose outputs depend
-            on something beside it that copies would share, such as a global variable: its
-            certificate would be false. A model with hooks is not copied.
+            copy of the model, for speed on small tiles. Not for a model whose outputs depend on
+            something beside it that copies would share, such as a global variable: its certificate
+            would be false. A model with hooks is not copied.
 
     Raises:
         TypeError: If model is not an nn.Module.

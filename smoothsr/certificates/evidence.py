@@ -98,7 +98,8 @@ class Evidence:
         self.served = np.empty((1, *output_shape), np.uint8) if served is None else served
         self._quantiles: Quantiles | None = None
         self._moments: Moments | None = None
-        self._whole, self._lock = self, Lock()
+        self._whole: Evidence | None = None  # of which this one sees some tiles
+        self._lock = Lock()
         if request.kind != "spectral":
             self._watch_levels(lr)
         if request.kind != "levels":
@@ -110,6 +111,7 @@ class Evidence:
         kept here.
         """
         other = copy.copy(self)
+        other._whole = self
         if self._quantiles:
             other._quantiles = self._quantiles.beside()
         if self._moments:
@@ -139,7 +141,7 @@ class Evidence:
 
     def finish(self, tile: Tile) -> None:
         """Keep what the draws of the current tile have shown."""
-        self._whole.put(tile, self.take(tile))
+        (self._whole or self).put(tile, self.take(tile))
 
     def take(self, tile: Tile) -> Shown:
         """Return what the draws of the current tile have shown, and forget them."""

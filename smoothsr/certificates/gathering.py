@@ -32,7 +32,7 @@ class Wanted(NamedTuple):
         serving: Makes the served ones, of the same tiles; None where evidence has their output.
         n_serve: How many of these.
         rank: The rank of them that is served, None for the mean.
-        networks: Gives base predictors that may run side by side, at most so many, each for tiles
+        base_predictors: Gives some that may run side by side, at most so many, each for tiles
             whose draws take so many bytes; None: the samplers' own, in one thread.
     """
 
@@ -41,7 +41,7 @@ class Wanted(NamedTuple):
     serving: Sampler | None
     n_serve: int
     rank: int | None
-    networks: Callable[[int, float], Sequence[Network]] | None = None
+    base_predictors: Callable[[int, float], Sequence[Network]] | None = None
 
 
 def gather(
@@ -59,26 +59,26 @@ def gather(
     observer, tiles = observer or wanted.evidence, wanted.sampler.tiles
     if not tiles:
         return
-    networks = _networks(wanted)
-    if len(networks) < 2:
+    base_predictors = _side_by_side(wanted)
+    if len(base_predictors) < 2:
         _gather(wanted, observer, progress)
         return
     work = partial(_gather_some, wanted, observer)
     total = wanted.evidence.request.n * len(tiles)
-    in_shares(work, networks, len(tiles), progress, total)
+    in_shares(work, base_predictors, len(tiles), progress, total)
 
 
 def _gather_some(
     wanted: Wanted,
     observer: Evidence | TileParts,
-    network: Network,
+    f: Network,
     places: Sequence[int],
     progress: Progress,
 ) -> None:
-    """Gather some of the sampler's tiles, by a network of their own."""
+    """Gather some of the sampler's tiles, by a base predictor that this thread alone has."""
     some = wanted._replace(
-        sampler=wanted.sampler.only(places).by(network),
-        serving=wanted.serving and wanted.serving.only(places).by(network),
+        sampler=wanted.sampler.only(places).by(f),
+        serving=wanted.serving and wanted.serving.only(places).by(f),
     )
 
     def served(_done: int, _total: int) -> None:
@@ -106,17 +106,17 @@ def _gather(
         observer.finish(tile)
 
 
-def _networks(wanted: Wanted) -> Sequence[Network]:
+def _side_by_side(wanted: Wanted) -> Sequence[Network]:
     """Base predictors for tiles that are drawn side by side; none for one thread."""
     sampler, evidence = wanted.sampler, wanted.evidence
     tiles, request = sampler.tiles, wanted.evidence.request
-    if wanted.networks is None or len(tiles) < 2:
+    if wanted.base_predictors is None or len(tiles) < 2:
         return ()
     rows, columns = tiles[0]
     among = sampler.batching.most_among(len(rows.gather) * len(columns.gather))
     most = min(among, most_threads(sampler.lr.device), len(tiles))
     held = tile_bytes(evidence.values_of(tiles[0]), request.n, request.levels)
-    return wanted.networks(most, held)
+    return wanted.base_predictors(most, held)
 
 
 def gather_by_parts(
@@ -191,7 +191,7 @@ def _gather_by_parts(wanted: Wanted, parts: Parts, key: str, progress: Progress 
     # What an earlier run has drawn is gone on with, however many processes there are now.
     begun = any(each.begun for each in kept)
     if not tiles.begun and (parts.ranks > len(sampler.tiles) or begun):
-        drawn = wanted._replace(sampler=shared, serving=serving, networks=None)
+        drawn = wanted._replace(sampler=shared, serving=serving, base_predictors=None)
         _gather_by_draws(drawn, kept, progress)
         return
     share = tiles.share()

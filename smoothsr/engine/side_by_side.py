@@ -1,8 +1,8 @@
 """Shares of work side by side, each in a thread that has a network of its own.
 
 torch cuts every operation into pieces for all of its threads, and waits for the last of them. On
-small patches the waits cost a good part of the time, more so on a busy machine, and what lies
-between operations is done by one thread alone. Threads that each do whole shares of the work, from
+small patches it waits for a good part of the time, and what lies between operations is done by one
+thread alone. Threads that each do whole shares of the work, from
 the noise to the bounds, need not wait for each other.
 """
 

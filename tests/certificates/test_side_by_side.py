@@ -1,11 +1,13 @@
 """Tiles that threads draw side by side make the certificate of one thread, whatever networks do."""
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from torch import nn
 
 from smoothsr import SmoothedSR, certifying
 from smoothsr.certificates import gathering
+from smoothsr.certificates.evidence import Evidence
 from smoothsr.engine import draws
 from smoothsr.engine.batching import Batching
 from smoothsr.engine.draws import NotFiniteError
@@ -394,14 +397,14 @@ def test_passes_of_copies_are_counted_and_their_seconds_shared(threads):
 
 def test_threads_hold_a_share_of_the_memory(threads, monkeypatch):
     threads(8)
-    asked, real = [], certifying.Certifying._networks
+    asked, real = [], certifying.Certifying._base_predictors
 
     def networks(self, most, held):
         found = real(self, most, held)
         asked.append((most, held, len(found)))
         return found
 
-    monkeypatch.setattr(certifying.Certifying, "_networks", networks)
+    monkeypatch.setattr(certifying.Certifying, "_base_predictors", networks)
     monkeypatch.setattr("smoothsr.engine.memory.free_bytes", lambda _: room)
     smoothed = beside()
     smoothed.model.register_buffer("large", torch.zeros(10**6))
@@ -413,13 +416,13 @@ def test_threads_hold_a_share_of_the_memory(threads, monkeypatch):
 
 def test_what_a_tile_holds_is_counted_whichever_tiles_are_left(tmp_path, threads, monkeypatch):
     threads(2)
-    asked, real = [], certifying.Certifying._networks
+    asked, real = [], certifying.Certifying._base_predictors
 
     def networks(self, most, held):
         asked.append(held)
         return real(self, most, held)
 
-    monkeypatch.setattr(certifying.Certifying, "_networks", networks)
+    monkeypatch.setattr(certifying.Certifying, "_base_predictors", networks)
     certified(beside(), None)
     with pytest.raises(NotLastError):
         certified(beside(), Parts(tmp_path / "p", 1, 4))
@@ -481,6 +484,26 @@ def test_draws_that_processes_shared_are_not_made_by_threads(tmp_path, threads):
         with pytest.raises(NotLastError):
             certified(smoothed, Parts(parts, rank, 5))
     same(certified(smoothed, Parts(parts, 4, 5)), certified(smoothed, None))
+
+
+@pytest.mark.parametrize("options", [{}, {"side_by_side": True}])
+def test_what_was_held_is_gone_without_the_help_of_gc(threads, monkeypatch, options):
+    """It may be gigabytes."""
+    threads(2)
+    seen, real = [], Evidence.__init__
+
+    def init(self, *arguments):
+        real(self, *arguments)
+        seen.append(weakref.ref(self))
+
+    monkeypatch.setattr(Evidence, "__init__", init)
+    gc.collect()
+    gc.disable()
+    try:
+        certified(smoother(**options), None)
+        assert [each() for each in seen] == [None]
+    finally:
+        gc.enable()
 
 
 def test_one_tile_has_one_thread(threads, shares):
