@@ -110,7 +110,7 @@ def _side_by_side(wanted: Wanted) -> Sequence[Network]:
     """Base predictors for tiles that are drawn side by side; none for one thread."""
     sampler, evidence = wanted.sampler, wanted.evidence
     tiles, request = sampler.tiles, wanted.evidence.request
-    if wanted.base_predictors is None or len(tiles) < 2:
+    if wanted.base_predictors is None:
         return ()
     rows, columns = tiles[0]
     among = sampler.batching.most_among(len(rows.gather) * len(columns.gather))

@@ -18,7 +18,7 @@ from torch import nn
 
 from smoothsr import SmoothedSR, certifying
 from smoothsr.certificates import gathering
-from smoothsr.certificates.evidence import Evidence
+from smoothsr.certificates.evidence import Evidence, tile_bytes
 from smoothsr.engine import draws
 from smoothsr.engine.batching import Batching
 from smoothsr.engine.draws import NotFiniteError
@@ -426,7 +426,7 @@ def test_what_a_tile_holds_is_counted_whichever_tiles_are_left(tmp_path, threads
     certified(beside(), None)
     with pytest.raises(NotLastError):
         certified(beside(), Parts(tmp_path / "p", 1, 4))
-    assert asked == [asked[0]] * 2
+    assert asked == [tile_bytes(values=(2 * 3) ** 2, n=300, levels=4)] * 2
 
 
 @pytest.mark.parametrize(
