@@ -134,12 +134,14 @@ def test_a_far_shorter_batch_tells_nothing_about_its_plan(simulate):
     assert settled[0][0] == 32  # the most, for a processor's caches
 
 
-def test_the_rest_of_a_given_size_tells_nothing_about_its_plan(simulate):
-    predictor, batches = simulate(lambda size, _: 10 + size), Batching(16, True)
+def test_the_time_of_a_far_shorter_batch_is_not_kept(simulate):
+    predictor, batches = simulate(lambda size, _: 10 + size), Batching(None, False)
     for _ in range(5):
-        assert [size for size, _ in predictor.all(batches, 21)] == [16, 5]
+        predictor.all(batches, 256)
     (trials,) = batches._trials.values()
-    assert {each for times in trials.seconds.values() for each in times} == {26 / 16}
+    before = {plan: [*times] for plan, times in trials.seconds.items()}
+    assert [size for size, _ in predictor.all(batches, 5)] == [5]  # by the plan of 32
+    assert trials.seconds == before
 
 
 def test_plans_are_timed_anew_after_a_while(simulate):
