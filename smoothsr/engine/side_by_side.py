@@ -2,8 +2,8 @@
 
 torch cuts every operation into pieces for all of its threads, and waits for the last of them. On
 small patches it waits for a good part of the time, and what lies between operations is done by one
-thread alone. Threads that each do whole shares of the work, from
-the noise to the bounds, need not wait for each other.
+thread alone. Threads that each do whole shares of the work, from the noise to the bounds, need not
+wait for each other.
 """
 
 import threading
@@ -105,6 +105,7 @@ def in_shares(
         for thread in threads:
             if thread.ident:  # it was started
                 thread.join()
+        told.forget()
         torch.set_num_threads(torch_threads)  # which is also what threads to come begin with
 
 
@@ -155,6 +156,12 @@ class _Told:
                 done += message
                 if progress:
                     progress(done, total)
+
+    def forget(self) -> None:
+        """Drop what nobody listened to: errors of other threads, whose frames hold the network and
+        this object, which would hold them.
+        """
+        self._messages = SimpleQueue()
 
 
 def _taken(shares: deque[range]) -> range | None:

@@ -151,11 +151,14 @@ def test_what_progress_raises_stops_all_and_it_is_not_called_again():
     assert len(told) == 1
 
 
-def test_an_error_keeps_no_network():
+def test_errors_keep_no_network():
     class Network:
         pass
 
+    together = threading.Barrier(3)
+
     def work(_network, _items, _progress):
+        together.wait(30)
         raise ValueError("of one")
 
     networks = [Network() for _ in range(3)]
