@@ -181,7 +181,7 @@ def completed(patch: Tensor, tile: Tile) -> Tensor:
     if not tile.padded:
         return patch
     down, across = (torch.tensor(span.gather, device=patch.device) for span in tile)
-    return patch[:, :, down[:, None], across]
+    return patch.index_select(2, down).index_select(3, across)
 
 
 class Observer(Protocol):

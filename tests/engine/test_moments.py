@@ -8,6 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import linear
 
 from smoothsr.engine import moments
 from smoothsr.engine.batching import Batching
@@ -246,10 +247,31 @@ def test_where_torch_would_round_factors_products_are_float64(monkeypatch):
     assert (moments._gram(rows) - exact).abs().max() > 1e-9
     monkeypatch.setattr(moments, "_products_are_exact", lambda: False)
     torch.testing.assert_close(moments._gram(rows), exact, rtol=1e-12, atol=0)
-    monkeypatch.undo()
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+def test_whether_torch_rounds_factors_is_seen_of_what_multiplies(monkeypatch):
     assert moments._products_are_exact()
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not moments._products_are_exact()
+    monkeypatch.setattr(moments, "linear", lambda a, b: linear(rounded(a), rounded(b)).to_mkldnn())
+    assert not moments._products_are_exact()
+
+
+def rounded(factor):
+    return factor.to_dense().bfloat16().float()
+
+
+@pytest.mark.parametrize("by_onednn", [True, False])
+def test_products_are_those_of_rows_that_may_lie_in_columns(by_onednn, monkeypatch):
+    if by_onednn and not torch.backends.mkldnn.is_available():
+        pytest.skip("this torch has no oneDNN")
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: by_onednn)
+    first, second = uniform(7, 90, dtype=torch.float32), uniform(90, 30, dtype=torch.float32).T
+    exact = first.double() @ second.double().T
+    assert moments._products_are_exact()
+    torch.testing.assert_close(moments._products(first, second).double(), exact, rtol=1e-5, atol=0)
+    torch.testing.assert_close(
+        moments._gram(second), (second.double() @ second.double().T), rtol=1e-5, atol=0
+    )
 
 
 def test_autocast_is_for_the_network_alone():
