@@ -26,8 +26,8 @@ PIXELS = 2**12  # so many at once, of small patches, before anything is known of
 FIXED = 8  # draws at once where nothing may be timed, or more of small patches
 PATIENCE = 3  # doublings without a gain, after which larger batches are not tried
 FAR = 1.5  # times as slow as the best: larger batches are not tried either
-RENEW = 500  # batches after which plans are timed anew, since what else a machine does changes
-TRIALS = 3  # times that a plan is timed at first, which includes its kernels' preparation once
+RENEW = 2000  # batches after which plans are timed anew, since what else a machine does changes
+TRIALS = 2  # times that a plan is timed at first, once it is warm
 KEPT = 9  # times of a plan that are kept; the newest ones, so that a lucky trial is found out
 LARGEST = 2**17  # pixels that are run at a time, beyond which a processor's caches are full
 
@@ -57,15 +57,22 @@ class Trials:
         first: Draws at once in the first trials.
         seconds: The last times per draw of every plan tried.
         failed: Plans that can't be run.
+        warm: Threads that have run a plan before: the first time takes longer, since kernels are
+            prepared and memory is asked for.
     """
 
     def __init__(self, first: int) -> None:
         self.first = first
         self.seconds: dict[Plan, list[float]] = {}
         self.failed: set[Plan] = set()
+        self.warm: set[tuple[int, Plan]] = set()
 
     def add(self, plan: Plan, seconds: float) -> None:
-        """Take note of a time per draw."""
+        """Take note of a time per draw, but for the first of a thread."""
+        this = (threading.get_ident(), plan)
+        if this not in self.warm:
+            self.warm.add(this)
+            return
         times = self.seconds.setdefault(plan, [])
         times.append(seconds)
         del times[:-KEPT]

@@ -489,13 +489,24 @@ def test_a_lucky_trial_is_found_out(simulate):
 
     def seconds(size, _):
         calls[size] += 1
-        lucky = size == 2 and calls[2] <= batching.TRIALS
+        lucky = size == 2 and calls[2] <= 1 + batching.TRIALS
         return {1: 1.0, 2: 0.5 if lucky else 4.0}[size]
 
     predictor, batches = simulate(seconds), Batching(None, False, most=2)
     for _ in range(20):
         settled = predictor.all(batches, 8)
     assert {size for size, _ in settled} == {1}
+
+
+def test_the_first_time_of_each_thread_tells_nothing(monkeypatch):
+    """It prepares kernels; of two threads that is half of the trials."""
+    trials, plan = batching.Trials(first=4), batching.Plan(channels_last=False, size=4)
+    times = [(1, 9.0), (2, 8.0), (1, 1.0), (2, 1.5)]
+    for settled, (thread, seconds) in zip([False, False, False, True], times, strict=True):
+        monkeypatch.setattr(batching.threading, "get_ident", lambda thread=thread: thread)
+        trials.add(plan, seconds)
+        assert trials.settled(plan) == settled
+    assert trials.time(plan) == 1.25
 
 
 def test_of_equally_fast_plans_the_smallest_is_taken(simulate):
