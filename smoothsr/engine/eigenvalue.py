@@ -10,7 +10,8 @@ from torch import Tensor
 
 __all__ = ["largest_eigenvalue"]
 
-STEPS = 20  # of Lanczos' method
+STEPS = 12  # of Lanczos' method
+ALIGNED = 128  # columns of so many numbers, or a multiple, lie at the same place of a cache
 SLACKS = (1e-3, 3e-3, 0.01, 0.03, 0.1, 0.3, 1.0)  # by which an estimate may be short, tried in turn
 
 
@@ -39,17 +40,25 @@ def largest_eigenvalue(matrix: Tensor) -> float:
         estimate = min(_lanczos(matrix.float()), trace)
     if estimate <= 0:
         return max(trace, 0.0)
-    diagonal = matrix.diagonal()
     for slack in SLACKS:
         bound = estimate * (1 + slack)
         if bound >= trace:
             break
-        shifted = -matrix
-        shifted.diagonal().copy_(bound - diagonal)
-        if int(torch.linalg.cholesky_ex(shifted)[1]) == 0:
+        if _all_below(bound, matrix):
             # Higham, theorem 10.3: what is factorized is off by n (n + 1) units at most.
-            return bound * (1 + (len(matrix) + 1) ** 2 * torch.finfo(matrix.dtype).eps)
+            return bound * (1 + (len(matrix) + 2) ** 2 * torch.finfo(matrix.dtype).eps)
     return trace
+
+
+def _all_below(bound: float, matrix: Tensor) -> bool:
+    """Whether bound * identity - matrix is positive definite, but for rounding errors."""
+    count = len(matrix)
+    # One row and column more, where columns would fall on each other in a processor's cache.
+    size = count + (count % ALIGNED == 0)
+    shifted = matrix.new_zeros(size, size)
+    torch.neg(matrix, out=shifted[:count, :count])
+    shifted.diagonal().add_(bound)
+    return int(torch.linalg.cholesky_ex(shifted)[1]) == 0
 
 
 def _lanczos(matrix: Tensor) -> float:

@@ -164,7 +164,7 @@ class MomentSum:
 
     def _reduce(self, rows: Tensor) -> Tensor:
         """Move the rows that are held into the second moment."""
-        product = _gram(rows[: self._held].T)
+        product = _gram(rows[: self._held].T.contiguous())
         self._second = product if self._second is None else self._second.add_(product)
         self._held = 0
         return self._second
