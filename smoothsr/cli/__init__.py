@@ -4,6 +4,7 @@ What a command does is in the module of its name, which is imported only to run 
 answers at once.
 """
 
+import os
 import signal
 import sys
 import threading
@@ -25,7 +26,7 @@ class Ended(BaseException):
 
 def main(argv: list[str] | None = None) -> int:
     """Run a command; return its exit status: 0, 2 for one clear line on stderr, 130 if
-    interrupted, 143 if ended by SIGTERM.
+    interrupted, 141 if nobody reads what it prints, 143 if ended by SIGTERM.
     """
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):  # a terminal that can't show a letter must not end a run
@@ -38,13 +39,20 @@ def main(argv: list[str] | None = None) -> int:
             f"smoothsr: warning: {message(warning)}", file=sys.stderr
         )
         try:
-            return import_module(f"smoothsr.cli.{args.command}").run(args)
+            status: int = import_module(f"smoothsr.cli.{args.command}").run(args)
+            sys.stdout.flush()
+            return status
         except KeyboardInterrupt:
             print("smoothsr: interrupted", file=sys.stderr)
             return 130
         except Ended:
             print("smoothsr: ended by a signal", file=sys.stderr)
             return 143
+        except BrokenPipeError:
+            # Nobody reads what is printed, as behind `head`, which has seen enough. Python prints
+            # what is left when it ends, and would complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
         except Exception as error:
             # torch's OutOfMemoryError by its name, since the parser must not import torch. Anything
             # else is a bug: show its trace.

@@ -18,7 +18,15 @@ from smoothsr.engine.passes import Passes, Watched
 from smoothsr.files.digests import fingerprint
 from smoothsr.files.regular import require_regular
 
-__all__ = ["NetworkOptions", "Networks", "for_channels", "load", "load_denoiser", "load_frozen"]
+__all__ = [
+    "NetworkOptions",
+    "Networks",
+    "for_channels",
+    "load",
+    "load_denoiser",
+    "load_frozen",
+    "of_own_class",
+]
 
 
 @dataclass(frozen=True)
@@ -90,8 +98,13 @@ def load(options: NetworkOptions) -> Networks:
         sr.model.compile()  # in place: no key of its state changes
     if options.passes:
         sr = replace(sr, model=Watched(sr.model, options.passes))
-    own = bool(options.arch and re.fullmatch(PATTERN, options.arch, re.DOTALL))
+    own = of_own_class(options.arch)
     return Networks(sr, load_denoiser(options.denoiser, device), device, own)
+
+
+def of_own_class(arch: str | None) -> bool:
+    """Whether --arch names a class of the user's."""
+    return bool(arch and re.fullmatch(PATTERN, arch, re.DOTALL))
 
 
 def load_denoiser(spec: str, device: torch.device) -> LoadedDenoiser | None:

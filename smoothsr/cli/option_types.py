@@ -3,7 +3,7 @@
 import argparse
 import re
 
-from smoothsr.evaluation.numbers import number
+from smoothsr.evaluation import numbers as written
 
 __all__ = [
     "deviation",
@@ -41,17 +41,22 @@ def size(text: str) -> float:
     if not found:
         raise argparse.ArgumentTypeError(f"must be such as 2GiB or 800MB, got {text!r}")
     base = 1024 if found[3] else 1000
-    return float(number(found[1]) * base ** ("KMGT".index(found[2].upper()) + 1))
+    return float(written.number(found[1]) * base ** ("KMGT".index(found[2].upper()) + 1))
 
 
-def deviation(text: str) -> float:
-    """Parse a sigma."""
+def number(text: str) -> float:
+    """Parse 0.03 or 8/255."""
     try:
-        value = number(text)
+        return written.number(text)
     except ValueError:
         raise argparse.ArgumentTypeError(
             f"must be a number such as 0.03 or 8/255, got {text!r}"
         ) from None
+
+
+def deviation(text: str) -> float:
+    """Parse a sigma."""
+    value = number(text)
     if value > 1:
         raise argparse.ArgumentTypeError(
             f"{text} must be at most 1, since values are in [0, 1]: write 8/255, not 8"

@@ -25,11 +25,11 @@ class Parser(argparse.ArgumentParser):
         """Refuse at once what this command does not know, and say what comes near."""
         found, unknown = super().parse_known_args(*given, **named)
         if unknown:
-            known = [name for name in self._option_string_actions if name.startswith("--")]
+            known = [name[2:] for name in self._option_string_actions if name.startswith("--")]
             if not unknown[0].startswith("-"):
                 self.error(f"{unknown[0]} is one input too many, or apart from the others")
-            near = difflib.get_close_matches(unknown[0].partition("=")[0], known, 1)
-            advice = f", did you mean {near[0]}?" if near else ""
+            near = difflib.get_close_matches(unknown[0].partition("=")[0].strip("-"), known, 1)
+            advice = f", did you mean --{near[0]}?" if near else ""
             self.error(f"{unknown[0]} is nothing that this command knows{advice}")
         return found, unknown
 

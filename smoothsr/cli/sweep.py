@@ -20,6 +20,7 @@ from smoothsr.cli.evaluate import (
     write,
 )
 from smoothsr.cli.image_pairs import find_images
+from smoothsr.cli.loading import of_own_class
 from smoothsr.cli.memory_budget import certifying_bytes
 from smoothsr.cli.study_options import CERTIFICATION, Certification, StudyOptions, denoisers_of
 from smoothsr.engine.arguments import settled_draws
@@ -126,6 +127,7 @@ def certify(options: StudyOptions, certification: Certification) -> int:
         precision=options.precision,
         antithetic=options.antithetic,
         denoisers=load_denoisers(options, device),
+        side_by_side=not of_own_class(options.arch),
         fits=partial(require_memory, held),
     )
     records, failed = measure_all(options, study, paths, models, device)

@@ -28,7 +28,7 @@ from smoothsr.evaluation.records import (
     statistic,
 )
 from smoothsr.files.digests import digest
-from smoothsr.smoothing import SmoothedSR
+from smoothsr.smoothing import SmoothedSR, variant
 
 __all__ = ["CLEAN", "METRICS", "CertifiedStudy"]
 
@@ -58,6 +58,7 @@ class CertifiedStudy:
         precision: Named in the files, since certificates depend on it; autocast is the caller's.
         antithetic: Of SmoothedSR.
         denoisers: By the names that settings call them.
+        side_by_side: Of SmoothedSR.
         fits: Raises an error where a smoother's work on an input (1,C,h,w) would not fit.
 
     Raises:
@@ -78,6 +79,7 @@ class CertifiedStudy:
     precision: str = "float32"
     antithetic: bool | None = None
     denoisers: Mapping[str, Denoising] = field(default_factory=lambda: {NONE: Denoising()})
+    side_by_side: bool = False
     fits: Callable[[SmoothedSR, Tensor], object] = lambda _smoothed, _lr: None
 
     @property
@@ -100,9 +102,7 @@ class CertifiedStudy:
         for name, setting in product(self.models, self.settings):
             file = self._file(image, name, setting)
             if not _is_whole(file):
-                smoothed = setting.smoothed(
-                    self.models[name], self.agg, self.antithetic, self.denoisers[setting.denoiser]
-                )
+                smoothed = self._smoothed(name, setting)
                 self.fits(smoothed, image.lr)
                 certificate = smoothed.certify(
                     image.lr, n=self.n_cert, alpha=self.share, levels=self.levels
@@ -143,6 +143,11 @@ class CertifiedStudy:
             }
             found.append(Record(image.name, row, condition, scores))
         return found
+
+    def _smoothed(self, name: str, setting: Setting) -> SmoothedSR:
+        denoising = self.denoisers[setting.denoiser]
+        smoothed = setting.smoothed(self.models[name], self.agg, self.antithetic, denoising)
+        return variant(smoothed, side_by_side=self.side_by_side)
 
     def _file(self, image: Image, name: str, setting: Setting) -> Path:
         what: list[object] = [__version__, self.digests[name], digest([image.lr]), *setting.stored]

@@ -359,3 +359,19 @@ def test_an_output_too_long_for_its_format_is_told_before_it_is_made(tmp_path, c
     assert main(["upscale", str(tmp_path / "long.png"), "--ext", "webp", "--tile", "0"]) == 2
     assert ".webp has at most 16383 pixels a side, not 16400; use .png" in capsys.readouterr().err
     assert not made
+
+
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("reads", [True, False])
+def test_printing_to_nobody_ends_in_silence(reads, buffered):
+    """As before `head`, which has seen enough."""
+    command = [sys.executable, *([] if buffered else ["-u"]), "-m", "smoothsr.cli", "models"]
+    usual = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    running = subprocess.Popen(
+        command, env=usual, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert running.stdout is not None
+    if not reads:
+        running.stdout.close()
+    _, told = running.communicate()
+    assert (running.returncode, told) == (0 if reads else 141, "")

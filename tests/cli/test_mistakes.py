@@ -33,7 +33,8 @@ def refused(capsys, monkeypatch):
     [
         (["--sgima", ".03"], "smoothsr upscale: --sgima is nothing that this command knows, did"),
         (["--sgima=.03"], "did you mean --sigma?"),
-        (["--n-cert", "9"], "--n-cert is nothing that this command knows"),
+        (["--n-cert", "9"], "--n-cert is nothing that this command knows (see"),
+        (["--denoiser-sigma", "1,2"], "must be a number such as 0.03 or 8/255, got '1,2'"),
         (["--sigma", "abc"], "must be a number such as 0.03 or 8/255, got 'abc'"),
         (["--sigma", "8"], "write 8/255, not 8"),
         (["--sigma", "-1"], "sigma must be"),

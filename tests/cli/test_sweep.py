@@ -233,6 +233,29 @@ def test_certificates_are_not_redrawn(hr, net, tmp_path, monkeypatch):
     assert len(drawn) == 21
 
 
+@pytest.mark.parametrize("own", [False, True])
+def test_tiles_are_drawn_side_by_side_by_networks_of_known_classes(
+    own, hr, net, tmp_path, monkeypatch
+):
+    """Of a user's own class nothing is known."""
+    asked, certify = set(), SmoothedSR.certify
+
+    def watched(self, lr, **options):
+        asked.add(self.side_by_side)
+        return certify(self, lr, **options)
+
+    monkeypatch.setattr(SmoothedSR, "certify", watched)
+    (tmp_path / "net.py").write_text(
+        "from smoothsr.adapters.compact import Compact\n"
+        "class Net(Compact):\n"
+        "    def __init__(self):\n"
+        "        super().__init__(3, 8, 2, 4)\n"
+    )
+    arch = ["--arch", f"{tmp_path / 'net.py'}:Net"] if own else []
+    assert main(sweep(hr, tmp_path / "out", "certified", "-m", net, *CERTIFIED, *arch)) == 0
+    assert asked == {not own}
+
+
 @pytest.mark.parametrize("first", [0, 1])
 def test_processes_share_the_certificates(hr, net, tmp_path, first, monkeypatch, capsys):
     out = tmp_path / "out"

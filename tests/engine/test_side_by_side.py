@@ -174,11 +174,13 @@ def test_errors_keep_no_network():
 
 
 def test_an_interruption_stops_all():
-    timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
-    timer.start()
+    def work(network, items, progress):
+        if network == NETWORKS[0]:
+            os.kill(os.getpid(), signal.SIGINT)
+        forever(network, items, progress)
+
     with pytest.raises(KeyboardInterrupt):
-        in_shares(forever, NETWORKS, ITEMS)
-    timer.join()
+        in_shares(work, NETWORKS, ITEMS)
     assert torch_threads_of_a_new_thread() == 6
     assert not [each for each in threading.enumerate() if each.name.startswith("smoothsr")]
 
