@@ -39,6 +39,7 @@ BLOCK = 1024  # draws held as they are while a second moment is summed up
 CHUNK = 4096  # products that are summed in the precision of the rows
 ADDED = 32  # draws that are summed in their own precision
 WIDENED = 2**18  # values that are brought to the widest precision at a time
+ROUGH = 1e-5  # relative error of a float32 sum of squares that rounding of that precision never has
 STRIPES = 6  # of a symmetric product, each computed up to its diagonal: 7/12 of all sums
 
 
@@ -321,16 +322,20 @@ def _gram(rows: Tensor) -> Tensor:
         return rows @ rows.T
     rows = rows.cpu()
     with torch.autocast("cpu", enabled=False):  # which is meant for the network
-        if rows.dtype == torch.float32 and not _products_are_exact():
-            rows = rows.double()
-        product = rows.new_zeros((len(rows), len(rows)), dtype=torch.float64)
-        step = math.ceil(len(rows) / STRIPES)
-        for first in range(0, len(rows), step):
-            last = first + step
-            for part in rows.split(CHUNK, dim=1):  # whose sums are float64
-                product[first:last, :last] += _products(part[first:last], part[:last])
-            product[:first, first:last] = product[first:last, :first].T
-        return product
+        product = _by_stripes(rows)
+        return product if _accurate(product, rows) else _by_stripes(rows.double())
+
+
+def _by_stripes(rows: Tensor) -> Tensor:
+    """Compute all inner products of rows (a,b) on the CPU: (a,a), float64."""
+    product = rows.new_zeros((len(rows), len(rows)), dtype=torch.float64)
+    step = math.ceil(len(rows) / STRIPES)
+    for first in range(0, len(rows), step):
+        last = first + step
+        for part in rows.split(CHUNK, dim=1):  # whose sums are float64
+            product[first:last, :last] += _products(part[first:last], part[:last])
+        product[:first, first:last] = product[first:last, :first].T
+    return product
 
 
 def _products(first: Tensor, second: Tensor) -> Tensor:
@@ -345,13 +350,12 @@ def _products(first: Tensor, second: Tensor) -> Tensor:
     return first @ second.T
 
 
-def _products_are_exact() -> bool:
-    """Whether torch multiplies float32 matrices in that precision; it may be set to round them to
-    bfloat16 before, which a product shows, whatever the setting is called.
+def _accurate(product: Tensor, rows: Tensor) -> bool:
+    """Whether inner products of rows (a,b) have the precision of float32: torch may be set to round
+    factors to bfloat16 before, which shows in the rows' lengths, whatever the setting is called.
     """
-    factor = torch.full((64, 64), 1 + 2**-12)
-    found = _products(factor, factor).double()
-    return bool((found - 64 * (1 + 2**-12) ** 2).abs().max() < 1e-3)
+    squares = torch.linalg.vector_norm(rows, dim=1).double() ** 2
+    return bool(((product.diagonal() - squares).abs() <= ROUGH * squares).all())
 
 
 def _sizes(distances: Tensor, reach: float, values: float) -> tuple[float, float, float]:

@@ -241,37 +241,33 @@ def test_long_draws_are_summed_in_chunks_that_lose_little():
     assert rounded <= 1.01 * exact
 
 
-def test_where_torch_would_round_factors_products_are_float64(monkeypatch):
-    rows = uniform(80, 100, dtype=torch.float32)
-    exact = rows.double() @ rows.double().T
-    assert (moments._gram(rows) - exact).abs().max() > 1e-9
-    monkeypatch.setattr(moments, "_products_are_exact", lambda: False)
-    torch.testing.assert_close(moments._gram(rows), exact, rtol=1e-12, atol=0)
+def rounded_to(bits):
+    def rounded(factor):
+        mantissa, exponent = factor.to_dense().frexp()
+        return torch.ldexp((2**bits * mantissa).round() / 2**bits, exponent)
+
+    return lambda first, second: linear(rounded(first), rounded(second)).to_mkldnn()
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
-def test_whether_torch_rounds_factors_is_seen_of_what_multiplies(monkeypatch):
-    assert moments._products_are_exact()
-    monkeypatch.setattr(moments, "linear", lambda a, b: linear(rounded(a), rounded(b)).to_mkldnn())
-    assert not moments._products_are_exact()
+@pytest.mark.parametrize("bits", [8, 11])  # bfloat16 and tf32
+@pytest.mark.parametrize("values", [10, 3000])
+def test_where_torch_rounds_factors_products_are_float64(bits, values, monkeypatch):
+    rows = uniform(80, values, dtype=torch.float32)
+    exact = rows.double() @ rows.double().T
+    torch.testing.assert_close(moments._gram(rows), exact, rtol=1e-5, atol=0)
+    assert (moments._gram(rows) - exact).abs().max() > 1e-9
+    monkeypatch.setattr(moments, "linear", rounded_to(bits))
+    torch.testing.assert_close(moments._gram(rows), exact, rtol=1e-12, atol=0)
 
 
-def rounded(factor):
-    return factor.to_dense().bfloat16().float()
-
-
-@pytest.mark.parametrize("by_onednn", [True, False])
-def test_products_are_those_of_rows_that_may_lie_in_columns(by_onednn, monkeypatch):
-    if by_onednn and not torch.backends.mkldnn.is_available():
-        pytest.skip("this torch has no oneDNN")
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: by_onednn)
+def test_products_are_those_of_rows_with_or_without_onednn(monkeypatch):
     first, second = uniform(7, 90, dtype=torch.float32), uniform(90, 30, dtype=torch.float32).T
     exact = first.double() @ second.double().T
-    assert moments._products_are_exact()
-    torch.testing.assert_close(moments._products(first, second).double(), exact, rtol=1e-5, atol=0)
-    torch.testing.assert_close(
-        moments._gram(second), (second.double() @ second.double().T), rtol=1e-5, atol=0
-    )
+    for available in {torch.backends.mkldnn.is_available(), False}:
+        monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda value=available: value)
+        found = moments._products(first, second).double()
+        torch.testing.assert_close(found, exact, rtol=1e-5, atol=0)
 
 
 def test_autocast_is_for_the_network_alone():
