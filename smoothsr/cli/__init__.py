@@ -10,7 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib import import_module
 from typing import Any, NoReturn
 
@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> int:
         )
         try:
             status: int = import_module(f"smoothsr.cli.{args.command}").run(args)
-            sys.stdout.flush()
+            print(end="", flush=True)
             return status
         except KeyboardInterrupt:
             print("smoothsr: interrupted", file=sys.stderr)
@@ -51,6 +51,8 @@ def main(argv: list[str] | None = None) -> int:
         except BrokenPipeError:
             # Nobody reads what is printed, as behind `head`, which has seen enough. Python prints
             # what is left when it ends, and would complain.
+            with suppress(OSError):
+                sys.stdout.flush()  # if it is stderr that nobody reads
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
         except Exception as error:
@@ -70,7 +72,7 @@ def _keep_freed_memory() -> None:
     A large block that is freed makes glibc keep as much as twice its size, if it is no larger than
     32 MiB; see mallopt(3), M_MMAP_THRESHOLD. This one is never touched, so that it costs nothing.
     """
-    bytearray(31 * 2**20)
+    bytes(31 * 2**20)
 
 
 @contextmanager

@@ -41,7 +41,7 @@ def size(text: str) -> float:
     if not found:
         raise argparse.ArgumentTypeError(f"must be such as 2GiB or 800MB, got {text!r}")
     base = 1024 if found[3] else 1000
-    return float(written.number(found[1]) * base ** ("KMGT".index(found[2].upper()) + 1))
+    return float(number(found[1]) * base ** ("KMGT".index(found[2].upper()) + 1))
 
 
 def number(text: str) -> float:

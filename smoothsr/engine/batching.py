@@ -27,7 +27,7 @@ FIXED = 8  # draws at once where nothing may be timed, or more of small patches
 PATIENCE = 3  # doublings without a gain, after which larger batches are not tried
 FAR = 1.5  # times as slow as the best: larger batches are not tried either
 RENEW = 2000  # batches after which plans are timed anew, since what else a machine does changes
-TRIALS = 2  # times that a plan is timed at first, once it is warm
+TRIALS = 3  # times that a plan is timed at first, once it is warm
 KEPT = 9  # times of a plan that are kept; the newest ones, so that a lucky trial is found out
 LARGEST = 2**17  # pixels that are run at a time, beyond which a processor's caches are full
 
@@ -77,12 +77,17 @@ class Trials:
         times.append(seconds)
         del times[:-KEPT]
 
+    def renew(self) -> None:
+        """Forget what may have changed, which is not what threads have prepared."""
+        self.seconds.clear()
+        self.failed.clear()
+
     def settled(self, plan: Plan) -> bool:
         """Whether enough is known of a plan."""
         return plan in self.failed or len(self.seconds.get(plan, ())) >= TRIALS
 
     def time(self, plan: Plan) -> float:
-        """How long a plan takes for a draw, if it was tried: endlessly, if it failed."""
+        """How long a plan takes for a draw, once it has a time: endlessly, if it failed."""
         return math.inf if plan in self.failed else median(self.seconds[plan])
 
     def fastest(self, most: float) -> Plan | None:
@@ -199,7 +204,8 @@ class Batching:
         self.draws += draws
         self._batches += 1
         if self._batches % RENEW == 0 and not self._untimed:
-            self._trials.clear()
+            for trials in self._trials.values():
+                trials.renew()
 
     def _first(self, kind: Kind, remaining: int) -> int:
         """How many draws to begin with."""

@@ -5,8 +5,9 @@ later draw is shortened to that radius, so that its moments can be bounded with 
 from the draws alone; how far draws lie beyond the radius is kept apart. Why these numbers are
 enough: docs/spectral.md.
 
-Reference: N. Higham, "Accuracy and Stability of Numerical Algorithms", section 3.5 (rounding errors
-of products).
+References: N. Higham, "Accuracy and Stability of Numerical Algorithms", section 3.5 (rounding
+errors of products); R. Freivalds, "Probabilistic machines can use less running time", 1977 (the
+check of products).
 """
 
 import math
@@ -39,7 +40,7 @@ BLOCK = 1024  # draws held as they are while a second moment is summed up
 CHUNK = 4096  # products that are summed in the precision of the rows
 ADDED = 32  # draws that are summed in their own precision
 WIDENED = 2**18  # values that are brought to the widest precision at a time
-ROUGH = 1e-5  # relative error of a float32 sum of squares that rounding of that precision never has
+FAR_LESS = 1 / 8  # of the errors that are allowed for, of which float32 makes a hundredth or less
 STRIPES = 6  # of a symmetric product, each computed up to its diagonal: 7/12 of all sums
 
 
@@ -323,7 +324,9 @@ def _gram(rows: Tensor) -> Tensor:
     rows = rows.cpu()
     with torch.autocast("cpu", enabled=False):  # which is meant for the network
         product = _by_stripes(rows)
-        return product if _accurate(product, rows) else _by_stripes(rows.double())
+        if rows.dtype == torch.float32 and not _accurate(product, rows):
+            return _by_stripes(rows.double())
+        return product
 
 
 def _by_stripes(rows: Tensor) -> Tensor:
@@ -351,11 +354,18 @@ def _products(first: Tensor, second: Tensor) -> Tensor:
 
 
 def _accurate(product: Tensor, rows: Tensor) -> bool:
-    """Whether inner products of rows (a,b) have the precision of float32: torch may be set to round
-    factors to bfloat16 before, which shows in the rows' lengths, whatever the setting is called.
+    """Whether inner products of float32 rows (a,b) are off by far less than is allowed for: torch
+    may be set to round factors to bfloat16 before, whatever the setting is called.
+
+    By Freivalds' check: whether both make the same of random signs, here always the same ones.
     """
-    squares = torch.linalg.vector_norm(rows, dim=1).double() ** 2
-    return bool(((product.diagonal() - squares).abs() <= ROUGH * squares).all())
+    signs = np.random.default_rng(0).choice([-1, 1], len(rows)).astype(np.float32)
+    mixed = rows.T @ torch.from_numpy(signs)
+    parts = zip(rows.split(CHUNK, dim=1), mixed.split(CHUNK), strict=True)
+    expected = reduce(torch.add, ((part @ some).double() for part, some in parts))
+    error = torch.linalg.vector_norm(product @ torch.from_numpy(signs).double() - expected)
+    allowed = _rounding(rows.shape[1], rows.dtype) * product.diagonal().sum()
+    return bool(error <= FAR_LESS * allowed)
 
 
 def _sizes(distances: Tensor, reach: float, values: float) -> tuple[float, float, float]:

@@ -28,7 +28,7 @@ from smoothsr.evaluation.records import (
     statistic,
 )
 from smoothsr.files.digests import digest
-from smoothsr.smoothing import SmoothedSR, variant
+from smoothsr.smoothing import SmoothedSR
 
 __all__ = ["CLEAN", "METRICS", "CertifiedStudy"]
 
@@ -146,8 +146,8 @@ class CertifiedStudy:
 
     def _smoothed(self, name: str, setting: Setting) -> SmoothedSR:
         denoising = self.denoisers[setting.denoiser]
-        smoothed = setting.smoothed(self.models[name], self.agg, self.antithetic, denoising)
-        return variant(smoothed, side_by_side=self.side_by_side)
+        how = (self.agg, self.antithetic, denoising, self.side_by_side)
+        return setting.smoothed(self.models[name], *how)
 
     def _file(self, image: Image, name: str, setting: Setting) -> Path:
         what: list[object] = [__version__, self.digests[name], digest([image.lr]), *setting.stored]

@@ -88,7 +88,12 @@ class Setting(NamedTuple):
         return self.smoothed(network, agg, antithetic, denoising) if self.sigma else network
 
     def smoothed(
-        self, network: nn.Module, agg: str, antithetic: bool | None, denoising: Denoising
+        self,
+        network: nn.Module,
+        agg: str,
+        antithetic: bool | None,
+        denoising: Denoising,
+        side_by_side: bool = False,
     ) -> SmoothedSR:
         """Return a SmoothedSR of the network.
 
@@ -97,7 +102,8 @@ class Setting(NamedTuple):
         """
         cut: dict[str, Any] = {"tile": self.tile, "halo": self.halo, "halo_noise": self.halo_noise}
         before: dict[str, Any] = {"denoiser": denoising.module, "denoiser_sigma": denoising.sigma}
-        return SmoothedSR(network, self.sigma, self.n, agg, antithetic=antithetic, **cut, **before)
+        how: dict[str, Any] = {"antithetic": antithetic, "side_by_side": side_by_side}
+        return SmoothedSR(network, self.sigma, self.n, agg, **how, **cut, **before)
 
 
 def statistic(agg: str, antithetic: bool | None) -> str:

@@ -375,3 +375,9 @@ def test_printing_to_nobody_ends_in_silence(reads, buffered):
         running.stdout.close()
     _, told = running.communicate()
     assert (running.returncode, told) == (0 if reads else 141, "")
+
+
+def test_a_command_without_stdout_does_its_work():
+    command = f"{sys.executable} -m smoothsr.cli models >&-"
+    done = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -20,10 +20,10 @@ def test_the_largest_eigenvalue_is_never_below_the_truth(size, rank):
 
 
 @pytest.mark.parametrize("others", [1, eigenvalue.ALIGNED - 3])
-@pytest.mark.parametrize("place", [0, -1])
-def test_an_estimate_that_is_short_is_not_believed(place, others, monkeypatch):
+@pytest.mark.parametrize("shift", [0, 1])
+def test_an_estimate_that_is_short_is_not_believed(shift, others, monkeypatch):
     diagonal = torch.tensor([*[0.5 / others] * others, 1.0, 2.0, 3.0], dtype=torch.float64)
-    matrix = torch.diag(diagonal.roll(place + 1))
+    matrix = torch.diag(diagonal.roll(shift))
     monkeypatch.setattr(eigenvalue, "_lanczos", lambda _: 2.0)
     assert 3 <= largest_eigenvalue(matrix) <= 2 * 2.001
     monkeypatch.setattr(eigenvalue, "_lanczos", lambda _: 0.01)

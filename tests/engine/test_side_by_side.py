@@ -174,7 +174,10 @@ def test_errors_keep_no_network():
 
 
 def test_an_interruption_stops_all():
+    together = threading.Barrier(len(NETWORKS))
+
     def work(network, items, progress):
+        together.wait(30)
         if network == NETWORKS[0]:
             os.kill(os.getpid(), signal.SIGINT)
         forever(network, items, progress)
