@@ -33,6 +33,7 @@ def refused(capsys, monkeypatch):
     [
         (["--sgima", ".03"], "smoothsr upscale: --sgima is nothing that this command knows, did"),
         (["--sgima=.03"], "did you mean --sigma?"),
+        (["--axt", "png"], "did you mean --ext?"),
         (["--n-cert", "9"], "--n-cert is nothing that this command knows (see"),
         (["--denoiser-sigma", "1,2"], "must be a number such as 0.03 or 8/255, got '1,2'"),
         (["--sigma", "abc"], "must be a number such as 0.03 or 8/255, got 'abc'"),

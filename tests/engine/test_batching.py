@@ -513,6 +513,28 @@ def test_the_first_time_of_each_thread_tells_nothing(monkeypatch):
     assert trials.time(plan) == 1.4
 
 
+def test_plans_are_timed_anew_now_and_then(simulate):
+    changed = []
+    predictor = simulate(lambda size, _: size ** (0.5 if changed else 2))
+    batches = Batching(None, False, most=4)
+    predictor.all(batches, 100)
+    changed.append(True)
+    assert predictor.all(batches, 100) == [(1, False)] * 100
+    predictor.all(batches, 2 * batching.RENEW)
+    assert predictor.all(batches, 8) == [(4, False)] * 2
+
+
+def test_what_did_not_fit_is_tried_again_now_and_then(simulate):
+    predictor = simulate(lambda size, _: 10 + size, memory=4)
+    batches = Batching(None, False, most=8)
+    with pytest.warns(RuntimeWarning, match="out of memory with 8 draws"):
+        predictor.all(batches, 400)
+    predictor.memory = 8
+    assert predictor.all(batches, 8) == [(4, False)] * 2
+    predictor.all(batches, 4 * batching.RENEW)
+    assert predictor.all(batches, 16) == [(8, False)] * 2
+
+
 @pytest.mark.parametrize("pause", range(1, 12))
 def test_one_slow_trial_does_not_keep_batches_small(pause, simulate):
     runs = iter(range(1, 10**6))
